@@ -1,0 +1,69 @@
+# fournines: `make` lists the targets.
+SHELL := /bin/bash
+BIN   := bin/fournines
+TOOLS := $(CURDIR)/.tools
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-test setup-lint build up down status test lint check vulncheck licences generate fuzz bench-gateway bench-pgproxy bench-redis soak clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## install the servers that a stack needs (quick when nothing is missing)
+	@scripts/setup.sh
+
+setup-test: ## setup, and the clients that the tests use
+	@scripts/setup.sh --test
+
+setup-lint: ## install the linter into .tools/bin
+	@scripts/setup.sh --lint
+
+build: ## build bin/fournines
+	go build -trimpath -o $(BIN) ./cmd/fournines
+
+up: setup build ## start the whole stack on this machine and show it
+	$(BIN) up --detach
+
+down: build ## stop the stack; its data stays
+	$(BIN) down
+
+status: build ## show what runs
+	$(BIN) status
+
+test: setup-test build ## run every test against real servers
+	FOURNINES_REQUIRE_SERVERS=1 scripts/test.sh
+
+lint: setup-lint ## gofmt, vet and golangci-lint
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { echo "not gofmt-ed:"; gofmt -l $$(git ls-files '*.go'); exit 1; }
+	$(TOOLS)/bin/golangci-lint run ./...
+
+check: lint licences vulncheck ## lint, licence check, known vulnerabilities, tidy module files, generated files
+	go mod tidy -diff
+	go mod verify
+
+vulncheck: ## look for known vulnerabilities in what we use
+	@scripts/vulncheck.sh
+
+licences: ## check that every dependency has a licence that Apache-2.0 can carry
+	go test -count=1 -run "Licences|Dependency" ./test/house
+
+generate: ## write the generated pages again
+	go generate ./...
+
+fuzz: ## run each fuzz target for a minute
+	@scripts/fuzz.sh 60s
+
+bench-gateway: ## proxied requests and SSE events, ours only
+	go test -run '^$$' -bench . -benchmem ./gateway/...
+
+bench-pgproxy: ## statements through pgproxy and direct
+	go test -run '^$$' -bench . -benchmem ./pgproxy/...
+
+bench-redis: ## commands through redisproxy and direct
+	go test -run '^$$' -bench . -benchmem ./redisproxy/...
+
+soak: build ## ten minutes of load and faults on a stack of its own
+	FOURNINES_REQUIRE_SERVERS=1 go test -count=1 -timeout 30m -tags soak -run Soak -v ./test/...
+
+clean: ## remove what was built
+	rm -rf bin .tools

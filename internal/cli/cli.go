@@ -1,0 +1,68 @@
+// Package cli is the command line of fournines: one file per subcommand. It is
+// the only place where features are put together.
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+)
+
+// app carries what every subcommand needs from its surroundings.
+type app struct {
+	stdin          io.Reader
+	stdout, stderr io.Writer
+}
+
+// exitError ends the program with a code other than 1. Its message, when not
+// empty, is printed like any other error.
+type exitError struct {
+	code int
+	err  error
+}
+
+func (e *exitError) Error() string {
+	if e.err == nil {
+		return ""
+	}
+	return e.err.Error()
+}
+
+func (e *exitError) Unwrap() error { return e.err }
+
+// Main runs the command that args name and returns the exit code: 0 for
+// success, 1 for a failure, 2 for a wrong call, or the code a command documents.
+func Main(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	a := &app{stdin: stdin, stdout: stdout, stderr: stderr}
+	root := a.rootCommand()
+	root.SetArgs(args)
+	root.SetIn(stdin)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return 0
+	}
+	var exit *exitError
+	if errors.As(err, &exit) {
+		if msg := exit.Error(); msg != "" {
+			fmt.Fprintln(stderr, "fournines: "+msg)
+		}
+		return exit.code
+	}
+	fmt.Fprintln(stderr, "fournines: "+err.Error())
+	return 1
+}
+
+func (a *app) rootCommand() *cobra.Command {
+	root := &cobra.Command{
+		Use:           "fournines",
+		Short:         "Run a self-hosted Dify at 99.99% availability",
+		SilenceErrors: true,
+		SilenceUsage:  true,
+	}
+	return root
+}
