@@ -39,7 +39,7 @@ type Options struct {
 	Hold time.Duration
 	// Recover bounds the wait for the steady state after the repair.
 	Recover time.Duration
-	// Slow is the latency in excess of which a good answer counts as slow.
+	// Slow is how much longer than before the fault a good answer may take.
 	Slow time.Duration
 	// MaxOutage overrides the longest outage with which the drill passes; zero
 	// keeps the drill's own.
@@ -199,7 +199,8 @@ func (d Drill) Run(ctx context.Context, t Target, o Options, log *slog.Logger) (
 	if err := wait(ctx, o.Warmup); err != nil {
 		return nil, err
 	}
-	for _, s := range snapshot() {
+	before := snapshot()
+	for _, s := range before {
 		if s.Err != "" {
 			return nil, fmt.Errorf("%w: a %s request failed before the fault: %s", ErrUnsteady, s.Class, s.Err)
 		}
@@ -238,9 +239,10 @@ func (d Drill) Run(ctx context.Context, t Target, o Options, log *slog.Logger) (
 	}
 
 	all := snapshot()
-	r.Requests = summarise(all, o.Slow)
-	r.LongestOutageMs = longestOutage(all, o.Slow, o.Load.spacing(), r.Window.End).Milliseconds()
-	r.RecoveryMs = recovery(all, o.Slow, r.Window.Fault).Milliseconds()
+	slow := limits(before, o.Slow)
+	r.Requests = summarise(all, slow)
+	r.LongestOutageMs = r.Requests.measureOutages(all, slow, o.Load.spacing(), r.Window.End).Milliseconds()
+	r.RecoveryMs = recovery(all, slow, r.Window.Fault).Milliseconds()
 	r.Checks = append(r.Checks, writes.check(mend))
 	limit := d.MaxOutage
 	if o.MaxOutage > 0 {

@@ -76,6 +76,14 @@ func classOf(n int) Class {
 	}
 }
 
+// every tells which share of the load is of the class: one request in so many.
+func every(class Class) int {
+	if class == Idempotent {
+		return 2
+	}
+	return 4
+}
+
 func (l Load) send(ctx context.Context, client *http.Client, class Class, due time.Time, n int) Sample {
 	s := Sample{Class: class, Due: due}
 	req, err := l.request(ctx, class, n)

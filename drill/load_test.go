@@ -62,7 +62,7 @@ func TestKnownOutageIsMeasured(t *testing.T) {
 	defer ended.Stop()
 	const rate = 200
 	samples, end := sendFor(t, srv.URL, rate, 3*time.Second)
-	got := longestOutage(samples, time.Second, time.Second/rate, end)
+	got := longestOutage(samples, within(time.Second), time.Second/rate, end)
 	// The timers of a busy machine are late by some milliseconds; 5% is the
 	// precision that the report promises, twice that keeps the test calm.
 	if want := 700 * time.Millisecond; got < want*9/10 || got > want*11/10 {
@@ -87,7 +87,7 @@ func TestStalledServerDoesNotHideWaiting(t *testing.T) {
 	}))
 	defer srv.Close()
 	samples, _ := sendFor(t, srv.URL, 100, 2*time.Second)
-	if got := summarise(samples, 200*time.Millisecond); got.Slow < 60 {
+	if got := summarise(samples, within(200*time.Millisecond)); got.Slow < 60 {
 		t.Errorf("slow = %d of %d, want at least 60: about 80 requests fell due while the server stalled", got.Slow, got.Total)
 	}
 }

@@ -18,6 +18,20 @@ func series(n int, spacing time.Duration, bad func(i int) bool) ([]Sample, time.
 	return samples, start.Add(time.Duration(n) * spacing)
 }
 
+func within(d time.Duration) Limits { return Limits{Idempotent: d, Post: d, Stream: d} }
+
+func TestLimitsAllowWhatWasNormal(t *testing.T) {
+	var before []Sample
+	for _, ms := range []time.Duration{1900, 2000, 2100, 9000, 2050} {
+		before = append(before, Sample{Class: Post, Latency: ms * time.Millisecond})
+	}
+	before = append(before, Sample{Class: Post, Latency: time.Hour, Err: "timeout"})
+	got := limits(before, time.Second)
+	if got[Post] != 3050*time.Millisecond || got[Stream] != time.Second {
+		t.Errorf("limits = %v, want 3.05s for posts (median 2.05s) and 1s for streams, of which none was seen", got)
+	}
+}
+
 func TestLongestOutage(t *testing.T) {
 	const spacing = 10 * time.Millisecond
 	between := func(from, to int) func(int) bool {
@@ -40,7 +54,7 @@ func TestLongestOutage(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			samples, end := series(1000, spacing, tt.bad)
-			if got := longestOutage(samples, time.Second, spacing, end); got != tt.want {
+			if got := longestOutage(samples, within(time.Second), spacing, end); got != tt.want {
 				t.Errorf("longestOutage = %v, want %v", got, tt.want)
 			}
 		})
@@ -52,10 +66,10 @@ func TestSlowAnswersAreAnOutage(t *testing.T) {
 	for i := 40; i < 60; i++ {
 		samples[i].Latency = 3 * time.Second
 	}
-	if got, want := longestOutage(samples, time.Second, 100*time.Millisecond, end), 2*time.Second; got != want {
+	if got, want := longestOutage(samples, within(time.Second), 100*time.Millisecond, end), 2*time.Second; got != want {
 		t.Errorf("longestOutage = %v, want %v", got, want)
 	}
-	sum := summarise(samples, time.Second)
+	sum := summarise(samples, within(time.Second))
 	if sum.Slow != 20 || sum.Failed != 0 || sum.Total != 100 {
 		t.Errorf("summarise = %+v, want 20 slow and 0 failed of 100", sum)
 	}
@@ -64,10 +78,10 @@ func TestSlowAnswersAreAnOutage(t *testing.T) {
 func TestRecovery(t *testing.T) {
 	samples, _ := series(100, 100*time.Millisecond, func(i int) bool { return i == 30 || i == 45 })
 	fault := samples[25].Due
-	if got, want := recovery(samples, time.Second, fault), 2*time.Second; got != want {
+	if got, want := recovery(samples, within(time.Second), fault), 2*time.Second; got != want {
 		t.Errorf("recovery = %v, want %v", got, want)
 	}
-	if got := recovery(samples, time.Second, samples[50].Due); got != 0 {
+	if got := recovery(samples, within(time.Second), samples[50].Due); got != 0 {
 		t.Errorf("recovery after the last failure = %v, want 0", got)
 	}
 }
@@ -76,11 +90,29 @@ func TestSummariseCountsByClassAndReason(t *testing.T) {
 	samples := []Sample{
 		{Class: Stream, Err: "stream cut"}, {Class: Stream}, {Class: Post, Err: "timeout"}, {Class: Idempotent},
 	}
-	got := summarise(samples, time.Second)
-	if *got.ByClass[Stream] != (Count{2, 1}) || *got.ByClass[Post] != (Count{1, 1}) || *got.ByClass[Idempotent] != (Count{1, 0}) {
+	got := summarise(samples, within(time.Second))
+	if got.ByClass[Stream].Count != (Count{2, 1}) || got.ByClass[Post].Count != (Count{1, 1}) || got.ByClass[Idempotent].Count != (Count{1, 0}) {
 		t.Errorf("by class = %v %v %v", got.ByClass[Stream], got.ByClass[Post], got.ByClass[Idempotent])
 	}
 	if got.Reasons["stream cut"] != 1 || got.Reasons["timeout"] != 1 {
 		t.Errorf("reasons = %v", got.Reasons)
+	}
+}
+
+func TestOutageOfOneClassIsNotHiddenByAnother(t *testing.T) {
+	const spacing = 25 * time.Millisecond
+	samples, end := series(400, spacing, func(int) bool { return false })
+	for i := range samples {
+		samples[i].Class = classOf(i)
+		if samples[i].Class == Post && i >= 100 && i < 300 {
+			samples[i].Err = "status 500"
+		}
+	}
+	r := summarise(samples, within(time.Second))
+	if got, want := r.measureOutages(samples, within(time.Second), spacing, end), 5*time.Second; got != want {
+		t.Errorf("longest outage = %v, want %v", got, want)
+	}
+	if r.ByClass[Idempotent].LongestOutageMs != 0 || r.ByClass[Post].LongestOutageMs != 5000 {
+		t.Errorf("by class: %+v %+v", r.ByClass[Idempotent], r.ByClass[Post])
 	}
 }

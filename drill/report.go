@@ -19,8 +19,8 @@ type Report struct {
 	Load       ReportLoad `json:"load"`
 	Window     Window     `json:"window"`
 	Requests   Requests   `json:"requests"`
-	// LongestOutageMs is the longest time in which no request that fell due
-	// was served well.
+	// LongestOutageMs is the longest time in which no request of some class
+	// that fell due was served well.
 	LongestOutageMs int64 `json:"longestOutageMs"`
 	// RecoveryMs is the time from the fault to the last request that was not
 	// served well.
@@ -92,9 +92,9 @@ func WriteTable(w io.Writer, reports []*Report) error {
 		var classes []string
 		for _, class := range []Class{Idempotent, Post, Stream} {
 			c := r.Requests.ByClass[class]
-			classes = append(classes, fmt.Sprintf("%s %d of %d", class, c.Failed, c.Total))
+			classes = append(classes, fmt.Sprintf("%s %d of %d (longest outage %v)", class, c.Failed, c.Total, time.Duration(c.LongestOutageMs)*time.Millisecond))
 		}
-		fmt.Fprintf(w, "%s: failed by class: %s\n", r.Drill, strings.Join(classes, ", "))
+		fmt.Fprintf(w, "%s: failed: %s\n", r.Drill, strings.Join(classes, ", "))
 		reasons := make([]string, 0, len(r.Requests.Reasons))
 		for why, n := range r.Requests.Reasons {
 			reasons = append(reasons, fmt.Sprintf("%s (%d)", why, n))

@@ -9,12 +9,16 @@ import (
 	"io"
 
 	"github.com/spf13/cobra"
+
+	"fournines/local"
 )
 
 // app carries what every subcommand needs from its surroundings.
 type app struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
+	// plan makes the plan of a stack; tests put a small one here.
+	plan func(ctx context.Context, cfg local.PlanConfig) (*local.Plan, error)
 }
 
 // exitError ends the program with a code other than 1. Its message, when not
@@ -36,12 +40,16 @@ func (e *exitError) Unwrap() error { return e.err }
 // Main runs the command that args name and returns the exit code: 0 for
 // success, 1 for a failure, 2 for a wrong call, or the code a command documents.
 func Main(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	a := &app{stdin: stdin, stdout: stdout, stderr: stderr}
+	a := &app{stdin: stdin, stdout: stdout, stderr: stderr, plan: local.BuildPlan}
+	return a.run(ctx, args)
+}
+
+func (a *app) run(ctx context.Context, args []string) int {
 	root := a.rootCommand()
 	root.SetArgs(args)
-	root.SetIn(stdin)
-	root.SetOut(stdout)
-	root.SetErr(stderr)
+	root.SetIn(a.stdin)
+	root.SetOut(a.stdout)
+	root.SetErr(a.stderr)
 	err := root.ExecuteContext(ctx)
 	if err == nil {
 		return 0
@@ -49,11 +57,11 @@ func Main(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io
 	var exit *exitError
 	if errors.As(err, &exit) {
 		if msg := exit.Error(); msg != "" {
-			fmt.Fprintln(stderr, "fournines: "+msg)
+			fmt.Fprintln(a.stderr, "fournines: "+msg)
 		}
 		return exit.code
 	}
-	fmt.Fprintln(stderr, "fournines: "+err.Error())
+	fmt.Fprintln(a.stderr, "fournines: "+err.Error())
 	return 1
 }
 
@@ -64,5 +72,14 @@ func (a *app) rootCommand() *cobra.Command {
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
+	root.AddCommand(a.initCommand(), a.configCommand())
+	root.AddCommand(a.upCommand(), a.downCommand(), a.statusCommand(), a.logsCommand(), a.restartCommand(), a.startCommand(), a.stopCommand(),
+		a.killCommand(), a.pauseCommand(), a.resumeCommand(), a.zoneCommand(), a.superviseCommand())
+	root.AddCommand(a.difysimCommand())
+	root.AddCommand(a.loadbalancerCommand(), a.zonelinkCommand())
+	root.AddCommand(a.gatewayCommand())
+	root.AddCommand(a.pgproxyCommand())
+	root.AddCommand(a.redisproxyCommand())
+	root.AddCommand(a.drillCommand())
 	return root
 }

@@ -31,6 +31,27 @@ type Spec struct {
 	// KillGroup sends StopSignal to the whole process group instead of the
 	// leader alone. Most servers coordinate their own children and want it unset.
 	KillGroup bool
+	// NetNS is the network namespace the process runs in: a name under
+	// /run/netns, or a path. Empty means the supervisor's own. Needs root.
+	NetNS string
+}
+
+// DefaultStopTimeout is the StopTimeout of a Spec that sets none.
+const DefaultStopTimeout = 10 * time.Second
+
+func (s *Spec) stopSignal() syscall.Signal {
+	if s.StopSignal == 0 {
+		return syscall.SIGTERM
+	}
+	return s.StopSignal
+}
+
+// StopLimit is StopTimeout with its default applied.
+func (s *Spec) StopLimit() time.Duration {
+	if s.StopTimeout == 0 {
+		return DefaultStopTimeout
+	}
+	return s.StopTimeout
 }
 
 // Unit is one line of a stack's plan: a long-running process, or a one-shot

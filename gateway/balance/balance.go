@@ -1,0 +1,272 @@
+// Package balance chooses the Dify instance for a request: own zone first,
+// spill-over when too few of it are healthy, the better of two random ones by
+// latency and work in hand. It learns health actively (probes) and passively
+// (what requests met).
+package balance
+
+import (
+	"context"
+	"log/slog"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"fournines/topology"
+)
+
+// Target is an endpoint as configured.
+type Target struct {
+	topology.Endpoint
+	// Scheme is "http" or "https".
+	Scheme string
+}
+
+// Config sets how the pool judges and chooses. All values must be positive.
+type Config struct {
+	// Zone is where the caller runs; endpoints of it are local.
+	Zone string
+	// LocalThreshold (0..1] is the healthy share of the local endpoints under
+	// which traffic spills over: local gets share/threshold of it.
+	LocalThreshold float64
+	// SlowStart is how long a recovered endpoint takes to its full share.
+	SlowStart time.Duration
+
+	// HealthPath is asked every HealthInterval with HealthTimeout. Rise good
+	// answers in a row make an endpoint healthy, Fall bad ones unhealthy. The
+	// first answer of a new endpoint decides alone.
+	HealthPath                    string
+	HealthInterval, HealthTimeout time.Duration
+	Rise, Fall                    int
+
+	// ConsecutiveErrors counts connect errors, resets, timeouts and stream
+	// cuts in a row until ejection; Consecutive5xx server errors in a row.
+	ConsecutiveErrors, Consecutive5xx int
+	// EjectionBase is how long the first ejection lasts; each further one
+	// adds as much again, up to EjectionMax.
+	EjectionBase, EjectionMax time.Duration
+	// MaxEjectedShare (0..1) bounds the endpoints ejected at one time; one of
+	// several may always be ejected.
+	MaxEjectedShare float64
+
+	// MaxInFlight bounds the requests in work at one endpoint; 0 is no bound.
+	MaxInFlight int64
+	// MaxQueue bounds how many requests wait for a free endpoint, QueueTimeout
+	// how long one waits.
+	MaxQueue     int
+	QueueTimeout time.Duration
+}
+
+// Observer is told what the pool decides. Its methods must not block.
+type Observer interface {
+	// Health reports the state of an endpoint after a change.
+	Health(e *Endpoint, healthy bool)
+	// Ejected reports a passive ejection; reason is "errors" or "5xx".
+	Ejected(e *Endpoint, reason string)
+	// Removed reports that an endpoint left the configuration.
+	Removed(e *Endpoint)
+}
+
+// snapshot is one immutable view of who can be chosen.
+type snapshot struct {
+	cfg           Config
+	all           []*Endpoint
+	local, remote []*Endpoint // usable now
+	localShare    float64     // of the local endpoints that exist
+	panic         bool        // nobody is usable: everybody is tried
+}
+
+// Pool is the set of endpoints. Its methods are safe for concurrent use.
+type Pool struct {
+	log  *slog.Logger
+	obs  Observer
+	snap atomic.Pointer[snapshot]
+
+	mu      sync.Mutex // guards everything below and every change of snap
+	cfg     Config
+	all     []*Endpoint
+	changed chan struct{} // wakes Run after Update
+
+	queue queue
+}
+
+// New returns a pool; Run must run for probes and the end of ejections. Until
+// the first probe has answered, all endpoints are tried.
+func New(cfg Config, targets []Target, log *slog.Logger, obs Observer) *Pool {
+	p := &Pool{log: log, obs: obs, changed: make(chan struct{}, 1)}
+	p.Update(cfg, targets)
+	return p
+}
+
+// Update replaces settings and targets. Endpoints that stay keep their state,
+// their history and their requests; those that leave end their work in peace.
+func (p *Pool) Update(cfg Config, targets []Target) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.cfg = cfg
+	var next []*Endpoint
+	for _, t := range targets {
+		i := slices.IndexFunc(p.all, func(e *Endpoint) bool { return e.Target == t })
+		if i >= 0 {
+			next = append(next, p.all[i])
+			continue
+		}
+		next = append(next, newEndpoint(t))
+	}
+	for _, e := range p.all {
+		if !slices.Contains(next, e) {
+			p.obs.Removed(e)
+		}
+	}
+	p.all = next
+	for _, e := range p.all {
+		p.obs.Health(e, e.usable(time.Now()))
+	}
+	p.rebuild(time.Now())
+	select {
+	case p.changed <- struct{}{}:
+	default:
+	}
+}
+
+// rebuild publishes a new snapshot. p.mu is held.
+func (p *Pool) rebuild(now time.Time) {
+	s := &snapshot{cfg: p.cfg, all: p.all}
+	locals := 0
+	for _, e := range p.all {
+		local := e.Zone != "" && e.Zone == p.cfg.Zone
+		if local {
+			locals++
+		}
+		if !e.usable(now) {
+			continue
+		}
+		if local {
+			s.local = append(s.local, e)
+		} else {
+			s.remote = append(s.remote, e)
+		}
+	}
+	if locals > 0 {
+		s.localShare = float64(len(s.local)) / float64(locals)
+	}
+	s.panic = len(s.local)+len(s.remote) == 0
+	p.snap.Store(s)
+	p.queue.wakeAll()
+}
+
+// Healthy returns how many endpoints are usable and how many there are.
+func (p *Pool) Healthy() (usable, all int) {
+	s := p.snap.Load()
+	return len(s.local) + len(s.remote), len(s.all)
+}
+
+// Endpoints returns all endpoints; the slice must not be changed.
+func (p *Pool) Endpoints() []*Endpoint { return p.snap.Load().all }
+
+// pick chooses among the endpoints that tried does not name; when it names all
+// that are usable, nil.
+func (s *snapshot) pick(tried []*Endpoint) *Endpoint {
+	if s.panic {
+		return s.best(s.all, tried)
+	}
+	first, second := s.local, s.remote
+	if len(s.local) == 0 || (s.localShare < s.cfg.LocalThreshold && rand.Float64() >= s.localShare/s.cfg.LocalThreshold) {
+		first, second = s.remote, s.local
+	}
+	if e := s.best(first, tried); e != nil {
+		return e
+	}
+	return s.best(second, tried)
+}
+
+// best takes two random eligible endpoints and returns the cheaper one.
+func (s *snapshot) best(from, tried []*Endpoint) *Endpoint {
+	n := len(from)
+	if n == 0 {
+		return nil
+	}
+	now := time.Now()
+	start := rand.IntN(n)
+	first := -1
+	for i := range n {
+		if e := from[(start+i)%n]; s.eligible(e, tried) {
+			first = (start + i) % n
+			break
+		}
+	}
+	if first < 0 {
+		return nil
+	}
+	a := from[first]
+	if n == 1 {
+		return a
+	}
+	// The second choice is as random: begin anywhere among the others.
+	skip := 1 + rand.IntN(n-1)
+	for i := range n - 1 {
+		k := (first + 1 + (skip-1+i)%(n-1)) % n
+		if b := from[k]; s.eligible(b, tried) {
+			if b.cost(now, s.cfg.SlowStart) < a.cost(now, s.cfg.SlowStart) {
+				return b
+			}
+			return a
+		}
+	}
+	return a
+}
+
+func (s *snapshot) eligible(e *Endpoint, tried []*Endpoint) bool {
+	if slices.Contains(tried, e) {
+		return false
+	}
+	return s.cfg.MaxInFlight <= 0 || e.inFlight.Load() < s.cfg.MaxInFlight
+}
+
+// Acquire chooses an endpoint outside tried and counts the request as in
+// flight there; the caller calls Release on it once. It returns nil and no
+// error when every usable endpoint was tried. When all others are full it
+// waits, and fails with ErrOverloaded when the queue or its time is full.
+func (p *Pool) Acquire(ctx context.Context, tried []*Endpoint) (*Endpoint, error) {
+	s := p.snap.Load()
+	if e := s.pick(tried); e != nil {
+		if s.cfg.MaxInFlight <= 0 {
+			e.inFlight.Add(1)
+			return e, nil
+		}
+		if e.inFlight.Add(1) <= s.cfg.MaxInFlight {
+			return e, nil
+		}
+		e.inFlight.Add(-1)
+	} else if s.exhausted(tried) {
+		return nil, nil
+	}
+	return p.wait(ctx, tried)
+}
+
+// exhausted tells whether every endpoint that may be used has been tried.
+func (s *snapshot) exhausted(tried []*Endpoint) bool {
+	for _, set := range [][]*Endpoint{s.local, s.remote} {
+		for _, e := range set {
+			if !slices.Contains(tried, e) {
+				return false
+			}
+		}
+	}
+	if !s.panic {
+		return true
+	}
+	for _, e := range s.all {
+		if !slices.Contains(tried, e) {
+			return false
+		}
+	}
+	return true
+}
+
+// Release ends a request that Acquire began.
+func (p *Pool) Release(e *Endpoint) {
+	e.inFlight.Add(-1)
+	p.queue.wakeOne()
+}

@@ -1,0 +1,227 @@
+package balance
+
+import (
+	"context"
+	"math"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	// ewmaTau is the time after which an old latency counts 1/e.
+	ewmaTau = 10 * time.Second
+	// minLatency stands in for "not measured yet", so that work in hand decides.
+	minLatency = float64(time.Millisecond)
+	// slowStartFloor is the share a recovered endpoint begins with.
+	slowStartFloor = 0.1
+)
+
+// Endpoint is a target with what is known about it. Its exported methods are
+// safe for concurrent use.
+type Endpoint struct {
+	Target
+
+	inFlight atomic.Int64
+	kick     chan struct{} // asks for a probe now
+
+	healthy      atomic.Bool
+	down         atomic.Pointer[downSignal]
+	born         time.Time    // origin of the two times below: a clock that is set does not matter
+	ejectedUntil atomic.Int64 // 0 is not ejected
+	recovered    atomic.Int64 // the last return to service; 0 is long ago
+
+	// Guarded by the pool's lock.
+	probed    bool
+	good, bad int // probe answers in a row
+
+	mu         sync.Mutex
+	ewma       float64 // nanoseconds
+	ewmaAt     time.Time
+	errors     int       // passive, in a row
+	serverErrs int       // passive, in a row
+	ejections  int       // sets how long the next ejection lasts
+	forgiveAt  time.Time // when ejections goes down by one
+}
+
+// downSignal ends when probes find the endpoint unhealthy.
+type downSignal struct {
+	ctx    context.Context // the signal itself, not a call's context
+	cancel context.CancelFunc
+}
+
+func newDownSignal() *downSignal {
+	ctx, cancel := context.WithCancel(context.Background())
+	return &downSignal{ctx, cancel}
+}
+
+func newEndpoint(t Target) *Endpoint {
+	e := &Endpoint{Target: t, kick: make(chan struct{}, 1), born: time.Now()}
+	e.down.Store(newDownSignal())
+	return e
+}
+
+// Down returns a context that ends when probes find the endpoint unhealthy the
+// next time.
+func (e *Endpoint) Down() context.Context { return e.down.Load().ctx }
+
+// age is now as the endpoint's own time, in nanoseconds and never 0.
+func (e *Endpoint) age(now time.Time) int64 { return int64(now.Sub(e.born)) + 1 }
+
+// InFlight returns how many requests are in work at the endpoint.
+func (e *Endpoint) InFlight() int64 { return e.inFlight.Load() }
+
+// Healthy returns what the last probes said.
+func (e *Endpoint) Healthy() bool { return e.healthy.Load() }
+
+// Ejected tells whether the endpoint is out because of what requests met.
+func (e *Endpoint) Ejected(now time.Time) bool { return e.ejectedUntil.Load() > e.age(now) }
+
+func (e *Endpoint) usable(now time.Time) bool { return e.healthy.Load() && !e.Ejected(now) }
+
+// Observe records how long the endpoint took until its answer began. A slower
+// answer counts at once and in full, faster ones win slowly: the endpoint that
+// begins to hang is noticed by its first slow answer.
+func (e *Endpoint) Observe(d time.Duration) {
+	now := time.Now()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	v := e.decayed(now)
+	sample := float64(d)
+	if sample > v {
+		v = sample
+	} else {
+		w := math.Exp(-float64(now.Sub(e.ewmaAt)) / float64(ewmaTau))
+		v = e.ewma*w + sample*(1-w)
+	}
+	e.ewma, e.ewmaAt = v, now
+}
+
+func (e *Endpoint) decayed(now time.Time) float64 {
+	if e.ewma == 0 {
+		return 0
+	}
+	return e.ewma * math.Exp(-float64(now.Sub(e.ewmaAt))/float64(ewmaTau))
+}
+
+// cost is what one more request would have to expect here.
+func (e *Endpoint) cost(now time.Time, slowStart time.Duration) float64 {
+	e.mu.Lock()
+	latency := e.decayed(now)
+	e.mu.Unlock()
+	c := max(latency, minLatency) * float64(e.inFlight.Load()+1)
+	if at := e.recovered.Load(); at != 0 {
+		age := e.age(now) - at
+		if share := float64(age) / float64(slowStart); share < 1 {
+			c /= max(share, slowStartFloor)
+		} else {
+			e.recovered.CompareAndSwap(at, 0)
+		}
+	}
+	return c
+}
+
+// Outcome is what a request met at an endpoint.
+type Outcome uint8
+
+// The outcomes. Failure is a connect error, a reset, a timeout or a cut
+// stream; ServerError an answer with status 500 or more.
+const (
+	Success Outcome = iota
+	ServerError
+	Failure
+)
+
+// Report records an outcome and ejects the endpoint when too many in a row
+// were bad.
+func (p *Pool) Report(e *Endpoint, o Outcome) {
+	cfg := &p.snap.Load().cfg
+	e.mu.Lock()
+	reason := ""
+	switch o {
+	case Success:
+		e.errors, e.serverErrs = 0, 0
+	case ServerError:
+		e.errors = 0
+		if e.serverErrs++; e.serverErrs >= cfg.Consecutive5xx {
+			reason = "5xx"
+		}
+	case Failure:
+		if e.errors++; e.errors >= cfg.ConsecutiveErrors {
+			reason = "errors"
+		}
+	}
+	e.mu.Unlock()
+	if o == Failure {
+		select { // the next probe need not wait for its time
+		case e.kick <- struct{}{}:
+		default:
+		}
+	}
+	if reason != "" {
+		p.eject(e, reason)
+	}
+}
+
+func (p *Pool) eject(e *Endpoint, reason string) {
+	now := time.Now()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if e.Ejected(now) {
+		return
+	}
+	out := 0
+	for _, other := range p.all {
+		if other.Ejected(now) {
+			out++
+		}
+	}
+	if limit := max(1, int(p.cfg.MaxEjectedShare*float64(len(p.all)))); out >= limit || len(p.all) < 2 {
+		return
+	}
+	e.mu.Lock()
+	e.errors, e.serverErrs = 0, 0
+	e.ejections++
+	lasts := min(time.Duration(e.ejections)*p.cfg.EjectionBase, p.cfg.EjectionMax)
+	e.forgiveAt = now.Add(lasts + p.cfg.EjectionMax)
+	e.mu.Unlock()
+	e.ejectedUntil.Store(e.age(now.Add(lasts)))
+	p.rebuild(now)
+	p.log.Warn("endpoint ejected", "endpoint", e.Name, "zone", e.Zone, "reason", reason, "for", lasts)
+	p.obs.Ejected(e, reason)
+	p.obs.Health(e, false)
+}
+
+// readmit ends ejections whose time is over. p.mu is not held.
+func (p *Pool) readmit(now time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	dirty := false
+	for _, e := range p.all {
+		until := e.ejectedUntil.Load()
+		switch {
+		case until == 0:
+			e.forgive(now, p.cfg.EjectionMax)
+		case until <= e.age(now):
+			e.ejectedUntil.Store(0)
+			e.recovered.Store(e.age(now))
+			dirty = true
+			p.log.Info("endpoint readmitted", "endpoint", e.Name, "zone", e.Zone)
+			p.obs.Health(e, e.usable(now))
+		}
+	}
+	if dirty {
+		p.rebuild(now)
+	}
+}
+
+// forgive makes the next ejection shorter for every while that the endpoint has
+// been in service without another one.
+func (e *Endpoint) forgive(now time.Time, every time.Duration) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.ejections > 0 && now.After(e.forgiveAt) {
+		e.ejections--
+		e.forgiveAt = now.Add(every)
+	}
+}

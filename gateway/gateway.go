@@ -1,0 +1,258 @@
+// Package gateway is the HTTP front door of a Dify with several instances: it
+// chooses an instance of its own zone first, sends requests again only where
+// that cannot hurt, passes event streams as they come, and ends a broken stream
+// in Dify's own protocol. DESIGN.md in this folder has the reasons.
+package gateway
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"fournines/gateway/balance"
+)
+
+// Causes of the end of a request that neither side wanted.
+var (
+	errDraining       = errors.New("the gateway is stopping")
+	errRequestTimeout = errors.New("the request took too long")
+	errTryTimeout     = errors.New("the answer did not begin in time")
+	errSilent         = errors.New("the stream fell silent")
+)
+
+const (
+	// endGrace is how long streams may take to write their last event after
+	// the drain timeout.
+	endGrace = 3 * time.Second
+	// pollEvery is how often a drain looks whether everything has ended.
+	pollEvery = 10 * time.Millisecond
+)
+
+// settings are what one request works with from begin to end; a reload
+// replaces them as a whole.
+type settings struct {
+	Config
+	zoneHeader []string
+	tls        *tls.Certificate
+}
+
+// Gateway proxies to Dify instances.
+type Gateway struct {
+	log       *slog.Logger
+	m         *metrics
+	pool      *balance.Pool
+	budget    balance.Budget
+	transport *http.Transport
+	settings  atomic.Pointer[settings]
+
+	reload   sync.Mutex
+	serving  atomic.Bool
+	draining atomic.Bool
+	ready    atomic.Bool // an instance has been healthy once
+	inFlight atomic.Int64
+}
+
+// New checks cfg and makes a gateway; it starts nothing.
+func New(cfg Config, log *slog.Logger, reg prometheus.Registerer) (*Gateway, error) {
+	set, err := newSettings(cfg)
+	if err != nil {
+		return nil, err
+	}
+	g := &Gateway{log: log, transport: newTransport(cfg.Retry.ConnectTimeout)}
+	g.m, err = newMetrics(reg, func() float64 { return float64(g.pool.Waiting()) })
+	if err != nil {
+		return nil, fmt.Errorf("register metrics: %w", err)
+	}
+	poolCfg, targets := cfg.pool()
+	g.pool = balance.New(poolCfg, targets, log, g.m)
+	g.settings.Store(set)
+	return g, nil
+}
+
+func newSettings(cfg Config) (*settings, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	set := &settings{Config: cfg, zoneHeader: []string{cfg.Zone}}
+	if cfg.TLS.CertFile != "" {
+		cert, err := tls.LoadX509KeyPair(cfg.TLS.CertFile, cfg.TLS.KeyFile)
+		if err != nil {
+			return nil, fmt.Errorf("tls: %w", err)
+		}
+		set.tls = &cert
+	}
+	return set, nil
+}
+
+// Reload replaces the upstreams and all settings but the addresses, the header
+// limits and the connect timeout, which need a restart. It applies all or
+// nothing. Requests and streams in work go on as they began.
+func (g *Gateway) Reload(cfg Config) error {
+	g.reload.Lock()
+	defer g.reload.Unlock()
+	err := g.applyReload(cfg)
+	if err != nil {
+		g.m.reloads.WithLabelValues("refused").Inc()
+		return err
+	}
+	g.m.reloads.WithLabelValues("applied").Inc()
+	return nil
+}
+
+func (g *Gateway) applyReload(cfg Config) error {
+	set, err := newSettings(cfg)
+	if err != nil {
+		return err
+	}
+	old := g.settings.Load()
+	var fixed []error
+	keep := func(field string, same bool) {
+		if !same {
+			fixed = append(fixed, fmt.Errorf("%s: cannot change while the gateway runs; restart it", field))
+		}
+	}
+	keep("listen", cfg.Listen == old.Listen)
+	keep("adminListen", cfg.AdminListen == old.AdminListen)
+	keep("tls", (cfg.TLS.CertFile == "") == (old.TLS.CertFile == ""))
+	keep("limits.maxHeaderBytes", cfg.Limits.MaxHeaderBytes == old.Limits.MaxHeaderBytes)
+	keep("limits.headerTimeout", cfg.Limits.HeaderTimeout == old.Limits.HeaderTimeout)
+	keep("limits.idleTimeout", cfg.Limits.IdleTimeout == old.Limits.IdleTimeout)
+	keep("retry.connectTimeout", cfg.Retry.ConnectTimeout == old.Retry.ConnectTimeout)
+	if err := errors.Join(fixed...); err != nil {
+		return err
+	}
+	g.settings.Store(set)
+	poolCfg, targets := cfg.pool()
+	g.pool.Update(poolCfg, targets)
+	return nil
+}
+
+// Ready returns nil while the gateway should get requests: it serves, is not
+// stopping, and has seen a healthy instance once. It stays ready when all
+// instances fall ill later, because a refusal in Dify's form is a better
+// answer than none.
+func (g *Gateway) Ready() error {
+	switch {
+	case g.draining.Load():
+		return errDraining
+	case !g.serving.Load():
+		return errors.New("the gateway is not serving yet")
+	case !g.ready.Load():
+		if usable, all := g.pool.Healthy(); usable == 0 {
+			return fmt.Errorf("none of %d Dify instances has been healthy yet", all)
+		}
+		g.ready.Store(true)
+	}
+	return nil
+}
+
+// Run serves on the listeners until ctx ends, then drains: not ready at once,
+// still serving for drain.announce, then nothing new; streams end by
+// themselves within drain.timeout and get an error event after it. It returns
+// nil after that, and owns and closes the listeners.
+func (g *Gateway) Run(ctx context.Context, listeners ...net.Listener) error {
+	set := g.settings.Load()
+	base, end := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer end(nil)
+	srv := &http.Server{
+		Handler:           g,
+		BaseContext:       func(net.Listener) context.Context { return base },
+		ReadHeaderTimeout: set.Limits.HeaderTimeout,
+		IdleTimeout:       set.Limits.IdleTimeout,
+		MaxHeaderBytes:    set.Limits.MaxHeaderBytes,
+		ErrorLog:          slog.NewLogLogger(g.log.Handler(), slog.LevelDebug),
+		Protocols:         new(http.Protocols),
+	}
+	srv.Protocols.SetHTTP1(true)
+	srv.Protocols.SetUnencryptedHTTP2(true)
+	if set.tls != nil {
+		srv.Protocols.SetHTTP2(true)
+		srv.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+			return g.settings.Load().tls, nil
+		}}
+	}
+
+	poolCtx, stopPool := context.WithCancel(base)
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = g.pool.Run(poolCtx) })
+	failed := make(chan error, len(listeners))
+	for _, ln := range listeners {
+		wg.Go(func() {
+			var err error
+			if set.tls != nil {
+				err = srv.ServeTLS(ln, "", "")
+			} else {
+				err = srv.Serve(ln)
+			}
+			if !errors.Is(err, http.ErrServerClosed) {
+				failed <- err
+			}
+		})
+	}
+	g.serving.Store(true)
+	var err error
+	select {
+	case <-ctx.Done():
+	case err = <-failed:
+		err = fmt.Errorf("serve: %w", err)
+	}
+	g.draining.Store(true)
+	g.m.draining.Set(1)
+	g.drain(base, srv, end, err == nil)
+	stopPool()
+	wg.Wait()
+	g.transport.CloseIdleConnections()
+	g.serving.Store(false)
+	return err
+}
+
+// drain brings the server to its end. base lives on after the caller's context.
+func (g *Gateway) drain(base context.Context, srv *http.Server, end context.CancelCauseFunc, announce bool) {
+	cfg := g.settings.Load().Drain
+	g.log.Info("draining", "requests", g.inFlight.Load(), "announce", cfg.Announce, "timeout", cfg.Timeout)
+	if announce && cfg.Announce > 0 {
+		timer := time.NewTimer(cfg.Announce)
+		<-timer.C
+	}
+	limit, cancel := context.WithTimeout(base, cfg.Timeout)
+	defer cancel()
+	err := srv.Shutdown(limit)
+	if err == nil {
+		err = g.waitIdle(limit) // upgraded connections are not the server's any more
+	}
+	if err != nil {
+		left := g.inFlight.Load()
+		end(errDraining)
+		grace, cancel := context.WithTimeout(context.WithoutCancel(base), endGrace)
+		defer cancel()
+		_ = g.waitIdle(grace)
+		g.log.Warn("ended what was left after the drain timeout", "requests", left, "cut", g.inFlight.Load())
+	}
+	_ = srv.Close()
+	grace, cancel2 := context.WithTimeout(context.WithoutCancel(base), endGrace)
+	defer cancel2()
+	_ = g.waitIdle(grace)
+}
+
+// waitIdle waits until no request is in work.
+func (g *Gateway) waitIdle(ctx context.Context) error {
+	ticker := time.NewTicker(pollEvery)
+	defer ticker.Stop()
+	for g.inFlight.Load() > 0 {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-ticker.C:
+		}
+	}
+	return nil
+}

@@ -1,0 +1,290 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"time"
+
+	"fournines/gateway/balance"
+	"fournines/gateway/dify"
+)
+
+const (
+	// prefetchBytes is how large the answer to an idempotent request may be to
+	// be taken in whole before the client gets its first byte, so that a cut
+	// in the middle can still be repaired by asking another instance.
+	prefetchBytes = 64 << 10
+	copyBytes     = 32 << 10
+	// statusClientGone is what the log and metrics show for a client that left.
+	statusClientGone = 499
+)
+
+// copyBuffers are for moving bodies.
+var copyBuffers = sync.Pool{New: func() any { return new([copyBytes]byte) }}
+
+// exchange is one client's request on its way.
+type exchange struct {
+	g     *Gateway
+	set   *settings
+	w     http.ResponseWriter
+	r     *http.Request
+	rc    *http.ResponseController
+	ctx   context.Context // ends with the client, the gateway or the request's time
+	class dify.Class
+	mode  dify.Mode
+	id    string
+	key   string // KeyID of the app key
+	body  body
+	start time.Time
+
+	upgrade  bool
+	tried    []*balance.Endpoint
+	attempts int
+	restarts int // attempts made although the one before may have begun to work
+
+	status   int
+	zone     string // of the instance that answered
+	endpoint string
+	sent     int64 // bytes of the answer's body
+	ttfc     bool  // the first content has been counted
+}
+
+// ServeHTTP implements http.Handler.
+func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	g.inFlight.Add(1)
+	g.m.inFlight.Inc()
+	set := g.settings.Load()
+	x := &exchange{
+		g: g, set: set, w: w, r: r, rc: http.NewResponseController(w), start: time.Now(),
+		class: dify.Classify(r.Method, r.URL.Path), id: requestID(r.Header),
+	}
+	defer func() {
+		p := recover()
+		x.account()
+		g.m.inFlight.Dec()
+		g.inFlight.Add(-1)
+		if p == nil {
+			return
+		}
+		if p != http.ErrAbortHandler { //nolint:errorlint // a panic value, compared as net/http does
+			g.log.Error("handler panicked", "panic", p, "stack", string(debug.Stack()))
+		}
+		panic(http.ErrAbortHandler) // the server closes this connection, or resets this stream
+	}()
+	x.serve()
+}
+
+func (x *exchange) serve() {
+	r := x.r
+	if r.ProtoMajor == 1 {
+		// What the connection's last answer left would hit this one.
+		_ = x.rc.SetWriteDeadline(time.Time{})
+	}
+	if r.Method == http.MethodConnect {
+		x.fail(dify.ErrMethod)
+		return
+	}
+	// A message with Transfer-Encoding and Content-Length may be read
+	// differently by something in front. The chunked reading is the right one,
+	// and closing the connection after it leaves nothing to smuggle.
+	if len(r.TransferEncoding) > 0 && r.ProtoMajor == 1 {
+		x.w.Header()["Connection"] = []string{"close"}
+	}
+	ctx, cancel := context.WithTimeoutCause(r.Context(), x.set.Limits.RequestTimeout, errRequestTimeout)
+	defer cancel()
+	x.ctx = ctx
+	x.key = dify.KeyID(dify.AppKey(r.Header))
+	x.upgrade = upgradeType(r.Header) != "" && r.ProtoMajor == 1
+	outgoing(r, x.id)
+
+	var err error
+	if x.body, err = readBody(x.w, r, &x.set.Limits); err != nil {
+		x.failErr(err)
+		return
+	}
+	if x.class.Streams() {
+		x.mode = dify.ResponseMode(x.body.held, x.body.complete())
+	}
+	x.g.budget.Request()
+	up, err := x.send()
+	if err != nil {
+		x.failErr(err)
+		return
+	}
+	x.zone, x.endpoint = up.ep.Zone, up.ep.Name
+	switch {
+	case up.resp.StatusCode == http.StatusSwitchingProtocols:
+		x.serveUpgrade(up)
+	case isEventStream(up.resp.Header):
+		x.serveStream(up)
+	default:
+		defer up.close()
+		x.serveBody(up)
+	}
+}
+
+func isEventStream(h http.Header) bool {
+	ct := h.Get("Content-Type")
+	if len(ct) < len("text/event-stream") || !strings.EqualFold(ct[:len("text/event-stream")], "text/event-stream") {
+		return false
+	}
+	ce := h.Get("Content-Encoding")
+	return ce == "" || strings.EqualFold(ce, "identity") // a packed stream cannot be looked into
+}
+
+// target is the URL of this request at e.
+func (x *exchange) target(e *balance.Endpoint) *url.URL {
+	in := x.r.URL
+	return &url.URL{Scheme: e.Scheme, Host: e.Address, Path: in.Path, RawPath: in.RawPath, RawQuery: in.RawQuery, ForceQuery: in.ForceQuery}
+}
+
+// commit sends the header of the answer.
+func (x *exchange) commit(status int, header http.Header) {
+	h := x.w.Header()
+	stripHopByHop(header)
+	for name, values := range header {
+		h[name] = values
+	}
+	if _, ok := h["X-Request-Id"]; !ok {
+		h["X-Request-Id"] = []string{x.id}
+	}
+	h["X-Fournines-Zone"] = x.set.zoneHeader
+	h["X-Upstream-Zone"] = []string{x.zone}
+	if x.g.draining.Load() && x.r.ProtoMajor == 1 {
+		h["Connection"] = []string{"close"}
+	}
+	x.status = status
+	x.w.WriteHeader(status)
+}
+
+// serveBody passes an answer that is not an event stream.
+func (x *exchange) serveBody(up *upstream) {
+	resp := up.resp
+	x.commit(resp.StatusCode, resp.Header)
+	if up.held != nil {
+		_ = x.writeBody(*up.held)
+		x.content()
+		return
+	}
+	buf := copyBuffers.Get().(*[copyBytes]byte)
+	defer copyBuffers.Put(buf)
+	flush := resp.ContentLength < 0
+	for {
+		n, err := resp.Body.Read(buf[:])
+		if n > 0 {
+			x.content()
+			if x.writeBody(buf[:n]) != nil {
+				return
+			}
+			if flush && x.flush() != nil {
+				return
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			return
+		}
+		if err != nil {
+			if x.ctx.Err() == nil {
+				x.g.pool.Report(up.ep, balance.Failure)
+			}
+			// The client must not take half an answer for a whole one.
+			panic(http.ErrAbortHandler)
+		}
+	}
+}
+
+func (x *exchange) writeBody(p []byte) error {
+	if len(p) == 0 {
+		return nil
+	}
+	x.limitWrite()
+	n, err := x.w.Write(p)
+	x.sent += int64(n)
+	x.unlimitWrite()
+	return err
+}
+
+func (x *exchange) flush() error {
+	x.limitWrite()
+	defer x.unlimitWrite()
+	return x.rc.Flush()
+}
+
+// limitWrite gives the client WriteTimeout to take what is written next.
+func (x *exchange) limitWrite() {
+	_ = x.rc.SetWriteDeadline(time.Now().Add(x.set.Limits.WriteTimeout))
+}
+
+// unlimitWrite ends that: an HTTP/2 stream is reset when its deadline passes,
+// even when nothing is being written. On HTTP/1 the deadline only matters to
+// the next write, which moves it.
+func (x *exchange) unlimitWrite() {
+	if x.r.ProtoMajor >= 2 {
+		_ = x.rc.SetWriteDeadline(time.Time{})
+	}
+}
+
+// content notes the first content of the answer.
+func (x *exchange) content() {
+	if x.ttfc {
+		return
+	}
+	x.ttfc = true
+	x.g.m.firstContent.WithLabelValues(x.class.String()).Observe(time.Since(x.start).Seconds())
+}
+
+// failErr answers with what err means.
+func (x *exchange) failErr(err error) {
+	var answer dify.Error
+	switch {
+	case errors.As(err, &answer):
+		x.fail(answer)
+	case errors.Is(err, balance.ErrOverloaded):
+		x.fail(dify.ErrOverloaded)
+	case errors.Is(err, errDraining):
+		x.fail(dify.ErrDraining)
+	case errors.Is(err, errRequestTimeout):
+		x.fail(dify.ErrTimeout)
+	default: // the client is gone; nobody reads an answer
+		x.status = statusClientGone
+		x.g.m.disconnects.WithLabelValues(x.class.String()).Inc()
+	}
+}
+
+func (x *exchange) fail(e dify.Error) {
+	h := x.w.Header()
+	h["X-Request-Id"] = []string{x.id}
+	h["X-Fournines-Zone"] = x.set.zoneHeader
+	if x.r.ProtoMajor == 1 && (x.g.draining.Load() || e.Status == http.StatusRequestEntityTooLarge || e.Status == http.StatusRequestTimeout) {
+		h["Connection"] = []string{"close"}
+	}
+	x.status, x.zone = e.Status, ""
+	x.limitWrite()
+	e.Write(x.w)
+	x.unlimitWrite()
+}
+
+// account counts and logs the finished request.
+func (x *exchange) account() {
+	took := time.Since(x.start)
+	if x.status == 0 {
+		x.status = http.StatusInternalServerError
+	}
+	x.g.m.done(x.class, x.status, x.zone, took.Seconds())
+	if !x.set.AccessLog {
+		return
+	}
+	x.g.log.LogAttrs(context.WithoutCancel(x.r.Context()), slog.LevelInfo, "request",
+		slog.String("id", x.id), slog.String("method", x.r.Method), slog.String("path", x.r.URL.Path),
+		slog.String("class", x.class.String()), slog.Int("status", x.status), slog.Int64("bytes", x.sent),
+		slog.Float64("ms", float64(took.Microseconds())/1000), slog.String("key", x.key),
+		slog.String("endpoint", x.endpoint), slog.String("zone", x.zone), slog.Int("attempts", x.attempts),
+		slog.String("client", x.r.RemoteAddr))
+}

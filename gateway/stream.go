@@ -1,0 +1,342 @@
+package gateway
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"fournines/gateway/balance"
+	"fournines/gateway/dify"
+	"fournines/internal/sse"
+)
+
+const (
+	// streamBuffer is what a stream reads into; an event that is longer grows
+	// it up to maxEvent, beyond which the event passes in parts.
+	streamBuffer = 4 << 10
+	maxEvent     = 64 << 10
+	// deadlineStep is how often the write deadline of an HTTP/1 stream is
+	// moved on: not with every event, a timer operation costs as much as a
+	// small write.
+	deadlineStep = 5 * time.Second
+)
+
+var heartbeat = []byte(": keepalive\n\n")
+
+// streamBuffers hold streamBuffer bytes each.
+var streamBuffers = sync.Pool{New: func() any { return new([streamBuffer]byte) }}
+
+// sink is the client's side of an event stream. The handler writes events,
+// a timer writes heartbeats.
+type sink struct {
+	x        *exchange
+	mu       sync.Mutex
+	boundary bool // what was written ends between two events
+	closed   bool
+	err      error
+	last     time.Time // of the last write
+	deadline time.Time
+	timer    *time.Timer
+
+	// The current attempt, for the watch on its silence.
+	lastRead atomic.Int64 // nanoseconds since the exchange began (a clock that is set does not matter); 0 while no attempt is running
+	cancel   atomic.Pointer[context.CancelCauseFunc]
+}
+
+func (s *sink) write(p []byte, boundary bool) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.writeLocked(p, boundary, time.Now())
+}
+
+func (s *sink) writeLocked(p []byte, boundary bool, now time.Time) error {
+	if s.err != nil {
+		return s.err
+	}
+	http2 := s.x.r.ProtoMajor >= 2
+	limit := s.x.set.Limits.WriteTimeout
+	if http2 || now.Add(limit).Sub(s.deadline) > min(deadlineStep, limit/4) {
+		s.deadline = now.Add(limit)
+		_ = s.x.rc.SetWriteDeadline(s.deadline)
+	}
+	_, s.err = s.x.w.Write(p)
+	if s.err == nil {
+		s.err = s.x.rc.Flush()
+	}
+	if http2 {
+		s.x.unlimitWrite()
+	}
+	s.x.sent += int64(len(p))
+	s.last, s.boundary = now, boundary
+	return s.err
+}
+
+// watch runs on the timer: it sends heartbeats and breaks off silent attempts.
+func (s *sink) watch() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return
+	}
+	cfg := &s.x.set.Stream
+	now := time.Now()
+	next := cfg.IdleTimeout
+	if at := s.lastRead.Load(); at != 0 {
+		left := cfg.IdleTimeout - (now.Sub(s.x.start) - time.Duration(at))
+		if left <= 0 {
+			if cancel := s.cancel.Load(); cancel != nil {
+				(*cancel)(errSilent)
+			}
+			left = cfg.IdleTimeout
+		}
+		next = min(next, left)
+	}
+	if cfg.Heartbeat > 0 {
+		left := cfg.Heartbeat - now.Sub(s.last)
+		if left <= 0 {
+			if s.boundary {
+				_ = s.writeLocked(heartbeat, true, now)
+			}
+			left = cfg.Heartbeat
+		}
+		next = min(next, left)
+	}
+	s.timer.Reset(max(next, time.Millisecond))
+}
+
+func (s *sink) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	s.timer.Stop()
+}
+
+// streamEnd says how an attempt's stream ended.
+type streamEnd uint8
+
+const (
+	streamDone streamEnd = iota // complete, or nobody is left to tell
+	streamDead                  // the instance is gone
+	streamGone                  // the client is gone
+	streamOver                  // the gateway or the request's time has come to its end
+)
+
+// pump is the state of one event stream over all its attempts.
+type pump struct {
+	sink
+	content  bool // the client has got an event other than a ping
+	terminal bool // it has got the last one
+	ids      dify.StreamIDs
+	silent   bool // the last attempt ended for silence
+}
+
+// serveStream passes an event stream. Events go on whole, as soon as they are
+// complete, so that an instance that dies in the middle of one leaves nothing
+// malformed behind.
+func (x *exchange) serveStream(up *upstream) {
+	h := up.resp.Header
+	h.Del("Content-Length")
+	h["X-Accel-Buffering"] = []string{"no"}
+	if _, ok := h["Cache-Control"]; !ok {
+		h["Cache-Control"] = []string{"no-cache"}
+	}
+	x.g.m.streams.Inc()
+	defer x.g.m.streams.Dec()
+	p := &pump{}
+	p.x, p.boundary, p.last = x, true, time.Now()
+	x.commit(up.resp.StatusCode, h)
+	if x.flush() != nil {
+		up.close()
+		x.failErr(x.ctx.Err())
+		return
+	}
+	p.lastRead.Store(max(1, int64(time.Since(p.x.start))))
+	p.cancel.Store(&up.cancel)
+	// The callback needs the timer, which needs the callback.
+	p.mu.Lock()
+	p.timer = time.AfterFunc(min(x.set.Stream.IdleTimeout, max(x.set.Stream.Heartbeat, time.Millisecond)), p.watch)
+	p.mu.Unlock()
+	defer p.close()
+
+	for {
+		end := p.run(up)
+		p.lastRead.Store(0)
+		p.cancel.Store(nil)
+		up.close()
+		switch end {
+		case streamDone:
+			return
+		case streamGone:
+			x.status = statusClientGone
+			x.g.m.disconnects.WithLabelValues(x.class.String()).Inc()
+			return
+		case streamOver:
+			e := dify.ErrDraining
+			if errors.Is(context.Cause(x.ctx), errRequestTimeout) {
+				e = dify.ErrTimeout
+			}
+			p.fail(e)
+			return
+		}
+		x.g.pool.Report(up.ep, balance.Failure)
+		x.tried = append(x.tried, up.ep)
+		next, answer := p.restart()
+		if next == nil {
+			x.g.m.cuts.WithLabelValues("error_event").Inc()
+			x.g.log.Warn("stream lost", "id", x.id, "endpoint", up.ep.Name, "content", p.content, "silent", p.silent)
+			p.fail(answer)
+			return
+		}
+		x.g.m.cuts.WithLabelValues("restarted").Inc()
+		up = next
+		x.zone, x.endpoint = up.ep.Zone, up.ep.Name
+		p.lastRead.Store(max(1, int64(time.Since(p.x.start))))
+		p.cancel.Store(&up.cancel)
+	}
+}
+
+// fail ends the stream in Dify's protocol.
+func (p *pump) fail(e dify.Error) {
+	var b []byte
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.boundary {
+		b = append(b, "\n\n"...) // closes what had to be passed in parts
+	}
+	_ = p.writeLocked(e.AppendEvent(b, p.ids), true, time.Now())
+}
+
+// restart starts the stream again elsewhere when the client has seen nothing of
+// it, and otherwise returns the error to end it with.
+func (p *pump) restart() (*upstream, dify.Error) {
+	x := p.x
+	lost := dify.ErrStreamCut
+	if p.silent {
+		lost = dify.ErrStreamSilent
+	}
+	allowed := x.class.Idempotent() || (!p.silent && x.mayRestart())
+	if p.content || !p.boundary || !allowed || !x.mayRetry("stream") {
+		return nil, lost
+	}
+	x.restarts++
+	up, err := x.send()
+	if err != nil {
+		var e dify.Error
+		if errors.As(err, &e) {
+			return nil, e
+		}
+		return nil, lost
+	}
+	if up.resp.StatusCode == http.StatusOK && isEventStream(up.resp.Header) {
+		return up, dify.Error{}
+	}
+	// The second instance refuses: its refusal is the stream's error.
+	defer up.close()
+	e := dify.Error{Status: up.resp.StatusCode, Code: lost.Code, Message: lost.Message}
+	body := io.Reader(up.resp.Body)
+	if raw, err := io.ReadAll(io.LimitReader(body, streamBuffer)); err == nil && up.held == nil {
+		var said dify.Error
+		if json.Unmarshal(raw, &said) == nil && said.Code != "" {
+			e.Code, e.Message = said.Code, said.Message
+		}
+	}
+	return nil, e
+}
+
+// run passes one attempt's stream until it ends.
+func (p *pump) run(up *upstream) streamEnd {
+	pooled := streamBuffers.Get().(*[streamBuffer]byte)
+	defer streamBuffers.Put(pooled)
+	buf := pooled[:]
+	var scan sse.Scanner
+	fill := 0  // buf[:fill] is here and has not been passed on
+	begin := 0 // of the event being read, within buf; what lies before is passed
+	for {
+		n, err := up.resp.Body.Read(buf[fill:])
+		if n > 0 {
+			p.lastRead.Store(max(1, int64(time.Since(p.x.start))))
+			pos := fill
+			fill += n
+			begin = 0
+			for pos < fill {
+				k, ev, ok := scan.Next(buf[pos:fill])
+				pos += k
+				if ok {
+					p.event(ev, buf[begin:pos])
+					begin = pos
+				}
+			}
+			pass, boundary := begin, true
+			if begin == 0 && fill == len(buf) {
+				if len(buf) < maxEvent {
+					buf = slices.Concat(buf, make([]byte, len(buf)))
+				} else {
+					pass, boundary = fill, false // too long to wait for its end
+					p.content = true
+				}
+			}
+			if pass > 0 {
+				if p.write(buf[:pass], boundary) != nil {
+					return streamGone
+				}
+				fill = copy(buf, buf[pass:fill])
+			}
+		}
+		if err == nil {
+			continue
+		}
+		end := p.ended(up, err)
+		if end == streamDone && fill > 0 {
+			// A last event without its empty line, passed as it came.
+			_ = p.write(buf[:fill], scan.AtBoundary())
+		}
+		return end
+	}
+}
+
+// event takes note of one event that is about to be passed on.
+func (p *pump) event(ev sse.Event, block []byte) {
+	if !p.content && dify.Content(ev.Type, ev.Data) {
+		p.content = true
+		p.ids = dify.ParseIDs(block)
+		p.x.content()
+	}
+	if dify.Terminal(p.x.class, ev.Type) {
+		p.terminal = true
+	}
+}
+
+// ended interprets the error that ended an attempt's stream.
+func (p *pump) ended(up *upstream, err error) streamEnd {
+	x := p.x
+	if x.ctx.Err() != nil {
+		cause := context.Cause(x.ctx)
+		if errors.Is(cause, errDraining) || errors.Is(cause, errRequestTimeout) {
+			if p.terminal {
+				return streamDone
+			}
+			return streamOver
+		}
+		return streamGone
+	}
+	if p.terminal {
+		return streamDone // the client has it all, whatever became of the instance
+	}
+	if !errors.Is(err, io.EOF) {
+		p.silent = errors.Is(context.Cause(up.resp.Request.Context()), errSilent)
+		return streamDead
+	}
+	// Without chunks the end of the connection is the end of the body, and a
+	// death looks like an end. Dify's own streams say when they are complete.
+	framed := len(up.resp.TransferEncoding) > 0 || up.resp.ContentLength >= 0
+	if !framed && x.class.Streams() {
+		return streamDead
+	}
+	return streamDone
+}

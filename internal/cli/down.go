@@ -1,0 +1,122 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"fournines/internal/process"
+	"fournines/local"
+	"fournines/spec"
+)
+
+func (a *app) downCommand() *cobra.Command {
+	var (
+		dataDir    string
+		del, hurry bool
+	)
+	cmd := &cobra.Command{
+		Use:   "down",
+		Short: "Stop the stack in the reverse order of its start",
+		Long: `Stop the stack in the reverse order of its start.
+
+It also stops what a supervisor that was killed has left running. Data is kept
+unless --delete-data is given; that deletes only a directory that fournines made.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			dir, err := local.AbsDir(dataDir)
+			if err != nil {
+				return err
+			}
+			if err := a.down(cmd.Context(), dir, hurry); err != nil {
+				return err
+			}
+			if !del {
+				return nil
+			}
+			if err := local.DeleteDir(dir); err != nil {
+				return err
+			}
+			fmt.Fprintf(a.stdout, "Deleted %s.\n", dir)
+			return nil
+		},
+	}
+	f := cmd.Flags()
+	dataDirFlag(f, &dataDir)
+	f.BoolVar(&del, "delete-data", false, "delete the data directory afterwards")
+	f.BoolVar(&hurry, "now", false, "kill everything at once instead of stopping in order")
+	return cmd
+}
+
+// down stops the stack of a data directory, with or without its supervisor.
+func (a *app) down(ctx context.Context, dir string, hurry bool) error {
+	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+		fmt.Fprintf(a.stdout, "Nothing runs: there is no %s.\n", dir)
+		return nil
+	}
+	began := time.Now()
+	client := local.NewClient(dir)
+	defer client.Close()
+	err := client.Down(ctx, hurry)
+	if err == nil {
+		fmt.Fprintf(a.stdout, "Stopped in %.1f s.\n", time.Since(began).Seconds())
+		return nil
+	}
+	if !errors.Is(err, local.ErrNotRunning) {
+		return err
+	}
+	return a.downLeftovers(ctx, dir, hurry)
+}
+
+// downLeftovers stops what runs without a supervisor.
+func (a *app) downLeftovers(ctx context.Context, dir string, hurry bool) error {
+	if !local.IsDataDir(dir) {
+		return fmt.Errorf("%s is not the data directory of a stack; name it with --data-dir", dir)
+	}
+	lock, err := local.Acquire(dir)
+	if err != nil {
+		return err
+	}
+	defer lock.Release()
+	opts := local.Options{}
+	if hurry {
+		opts.DownTimeout = time.Nanosecond
+	}
+	began := time.Now()
+	n, err := local.StopLeftovers(ctx, dir, lock, a.planOrNil(ctx, dir), opts)
+	if err != nil {
+		return err
+	}
+	if n == 0 {
+		fmt.Fprintf(a.stdout, "Nothing runs in %s.\n", dir)
+		return nil
+	}
+	fmt.Fprintf(a.stdout, "Stopped %d processes that ran without a supervisor in %.1f s.\n", n, time.Since(began).Seconds())
+	return nil
+}
+
+// planOrNil builds the plan of a data directory if that is possible: stopping
+// must work with a damaged specification too.
+func (a *app) planOrNil(ctx context.Context, dir string) *local.Plan {
+	s, err := spec.Load(filepath.Join(dir, local.SpecFile))
+	if err != nil {
+		return nil
+	}
+	owner, err := stackOwner(defaultUser)
+	if err != nil {
+		owner = process.Owner{} // nothing is started any more
+	}
+	plan, err := a.planFor(ctx, s, dir, owner, slog.New(slog.DiscardHandler))
+	if err != nil {
+		fmt.Fprintf(a.stderr, "fournines: stopping by the saved state alone, the plan cannot be made: %v\n", err)
+		return nil
+	}
+	return plan
+}

@@ -1,0 +1,87 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"fournines/internal/adminhttp"
+	"fournines/internal/lifecycle"
+	"fournines/internal/logging"
+	"fournines/internal/strictyaml"
+	"fournines/internal/zonenet"
+)
+
+func (a *app) zonelinkCommand() *cobra.Command {
+	var config string
+	cmd := &cobra.Command{
+		Use:   "zonelink --config FILE",
+		Short: "Carry the packets between zones, with delay and loss (runs as root)",
+		Long: `Carries the packets between the zones of a local stack, to give the links
+delay, loss and rate on kernels without netem. When it ends, for whatever
+reason, the zones are connected without delay. SIGHUP reads the links from the
+file again; the control socket serves GET and PUT /links.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.runZonelink(cmd.Context(), config)
+		},
+	}
+	cmd.Flags().StringVar(&config, "config", "", "configuration file")
+	_ = cmd.MarkFlagRequired("config")
+	return cmd
+}
+
+func loadZonelinkConfig(path string) (zonenet.ForwarderConfig, error) {
+	var cfg zonenet.ForwarderConfig
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return cfg, fmt.Errorf("read configuration: %w", err)
+	}
+	if err := strictyaml.Unmarshal(path, data, &cfg); err != nil {
+		return cfg, err
+	}
+	if err := cfg.Validate(); err != nil {
+		return cfg, fmt.Errorf("%s: %w", path, err)
+	}
+	return cfg, nil
+}
+
+func (a *app) runZonelink(ctx context.Context, path string) error {
+	cfg, err := loadZonelinkConfig(path)
+	if err != nil {
+		return err
+	}
+	logger, err := logging.New(a.stderr, cfg.LogLevel)
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	logger = logger.With("component", "zonelink")
+	reg := processRegistry()
+	forwarder, err := zonenet.NewForwarder(cfg, logger, reg)
+	if err != nil {
+		return err
+	}
+	var group lifecycle.Group
+	if cfg.Control != "" {
+		ln, err := zonenet.ListenControl(cfg.Control)
+		if err != nil {
+			return err
+		}
+		defer ln.Close()
+		admin := &adminhttp.Server{Gatherer: reg, Ready: forwarder.Connected, Handlers: zonenet.LinksHandlers(forwarder)}
+		group.Add("control", func(ctx context.Context) error { return admin.Run(ctx, ln) })
+	}
+	group.Add("forwarder", forwarder.Run)
+	group.Add("reload", func(ctx context.Context) error {
+		return onHangup(ctx, logger, func() error {
+			next, err := loadZonelinkConfig(path)
+			if err != nil {
+				return err
+			}
+			return forwarder.SetLinks(next.Links)
+		})
+	})
+	return group.Run(ctx)
+}

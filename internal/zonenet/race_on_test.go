@@ -1,0 +1,5 @@
+//go:build race
+
+package zonenet
+
+const raceEnabled = true

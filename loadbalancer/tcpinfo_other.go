@@ -1,0 +1,9 @@
+//go:build !linux
+
+package loadbalancer
+
+import "net"
+
+// retransmitting is unknown on this system; keep-alive and the system's own
+// limits apply.
+func retransmitting(*net.TCPConn) bool { return false }

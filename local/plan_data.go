@@ -1,0 +1,176 @@
+package local
+
+import (
+	"context"
+	"net/netip"
+	"path/filepath"
+	"time"
+
+	"fournines/component/etcd"
+	"fournines/component/milvus"
+	"fournines/component/postgres"
+	"fournines/component/rediscluster"
+	"fournines/spec"
+)
+
+// How often the placement of the Redis masters is looked at, and how long
+// bringing them home may take.
+const (
+	masterHomeInterval = 3 * time.Second
+	masterHomeTimeout  = 20 * time.Second
+)
+
+func (p *planner) addEtcd() error {
+	var members []etcd.Member
+	for _, zone := range p.net.Zones() {
+		host, err := p.ip(zone, zoneEtcd)
+		if err != nil {
+			return err
+		}
+		members = append(members, etcd.Member{Name: "etcd-" + zone, Host: host})
+	}
+	for i, zone := range p.net.Zones() {
+		err := p.add(etcd.Unit(etcd.Config{
+			Name: members[i].Name, Zone: zone, Members: members, Cluster: p.Spec.Name,
+			DataDir: filepath.Join(p.Dir, members[i].Name), Owner: p.Owner,
+		}))
+		if err != nil {
+			return err
+		}
+		p.scrape("etcd", members[i].Name, zone, members[i].Host+":2379", "/metrics")
+	}
+	return nil
+}
+
+func (p *planner) addPostgres() error {
+	prefix, err := p.prefix()
+	if err != nil {
+		return err
+	}
+	var etcds, nodes []string
+	for _, zone := range p.net.Zones() {
+		address, err := p.addr(zone, zoneEtcd, etcd.DefaultClientPort)
+		if err != nil {
+			return err
+		}
+		etcds = append(etcds, address)
+	}
+	s := p.Spec.Postgres
+	for _, zone := range p.net.Zones() {
+		host, err := p.ip(zone, zonePostgres)
+		if err != nil {
+			return err
+		}
+		name := "postgres-" + zone
+		u, err := postgres.Unit(postgres.Config{
+			Name: name, Zone: zone, Cluster: p.Spec.Name, Host: host, Etcd: etcds,
+			Networks:         []netip.Prefix{prefix},
+			DataDir:          filepath.Join(p.Dir, name),
+			MaxConnections:   s.MaxConnections,
+			SharedBuffersMiB: int(s.SharedBuffers >> 20),
+			TTL:              s.Patroni.TTL.Std(), LoopWait: s.Patroni.LoopWait.Std(), RetryTimeout: s.Patroni.RetryTimeout.Std(),
+			Passwords: postgres.NodePasswords{
+				Superuser:  p.secrets.Path("postgres-superuser"),
+				Replicator: p.secrets.Path("postgres-replicator"),
+				Rewind:     p.secrets.Path("postgres-rewind"),
+				REST:       p.secrets.Path("postgres-rest"),
+			},
+			Owner: p.Owner,
+		})
+		u.After = append(u.After, p.names("etcd")...)
+		if err := p.add(u, err); err != nil {
+			return err
+		}
+		nodes = append(nodes, u.Address)
+		p.scrape("patroni", name, zone, host+":8008", "/metrics")
+	}
+	return p.add(postgres.BootstrapTask(postgres.BootstrapConfig{
+		Nodes: nodes, After: p.names("postgres"),
+		Superuser: p.secrets.Path("postgres-superuser"), Dify: p.secrets.Path("postgres-dify"),
+		Monitor: p.secrets.Path("postgres-monitor"), PGProxy: p.secrets.Path("postgres-pgproxy"),
+	}))
+}
+
+func (p *planner) redisNodes() ([]rediscluster.Node, error) {
+	var failed error
+	nodes := rediscluster.Place(p.net.Zones(), func(zone int, replica bool) string {
+		x := zoneRedisMaster
+		if replica {
+			x = zoneRedisOther
+		}
+		host, err := p.ip(p.net.Zones()[zone], x)
+		if err != nil {
+			failed = err
+		}
+		return host
+	})
+	return nodes, failed
+}
+
+func (p *planner) addRedis() error {
+	nodes, err := p.redisNodes()
+	if err != nil {
+		return err
+	}
+	for _, n := range nodes {
+		err := p.add(rediscluster.Unit(rediscluster.Config{
+			Node: n, DataDir: filepath.Join(p.Dir, n.Name), NodeTimeout: p.Spec.Redis.NodeTimeout.Std(),
+			MaxMemoryMiB: int(p.Spec.Redis.MaxMemory >> 20),
+			Passwords: rediscluster.Passwords{
+				Admin: p.secrets.Path("redis-admin"), Replica: p.secrets.Path("redis-replica"),
+				Dify: p.secrets.Path("redis-dify"), Monitor: p.secrets.Path("redis-monitor"),
+				RedisProxy: p.secrets.Path("redis-redisproxy"),
+			},
+			Owner: p.Owner,
+		}))
+		if err != nil {
+			return err
+		}
+	}
+	form := rediscluster.FormConfig{Nodes: nodes, After: p.names("redis"), AdminPassword: p.secrets.Path("redis-admin")}
+	// After the loss of a zone another one has two masters of three. Losing
+	// that one next would leave no majority, so masters go home when they can.
+	home := form
+	home.Timeout = masterHomeTimeout
+	p.plan.Reconcilers = append(p.plan.Reconcilers, Reconciler{
+		Name: "redis-placement", Every: masterHomeInterval,
+		Do: func(ctx context.Context) error {
+			if _, err := rediscluster.Placement(ctx, home); err == nil {
+				return nil
+			}
+			return rediscluster.Rebalance(ctx, home)
+		},
+	})
+	return p.add(rediscluster.FormTask(form))
+}
+
+func (p *planner) addMilvus() error {
+	zone := p.Spec.VectorsZone()
+	host, err := p.ip(zone, zoneMilvus)
+	if err != nil {
+		return err
+	}
+	name := "milvus-" + zone
+	u, err := milvus.Unit(milvus.Config{
+		Name: name, Zone: zone, Host: host, DataDir: filepath.Join(p.Dir, name),
+		PasswordFile: p.secrets.Path("milvus-root"), Owner: p.Owner,
+	})
+	if err := p.add(u, err); err != nil {
+		return err
+	}
+	p.scrape("milvus", name, zone, host+":9091", "/metrics")
+	return p.add(milvus.AccountTask(milvus.AccountConfig{
+		Address: u.Address, PasswordFile: p.secrets.Path("milvus-root"), After: []string{name},
+	}))
+}
+
+// fullZones are the zones that user traffic enters.
+func (p *planner) fullZones() []string {
+	var zones []string
+	for _, z := range p.Spec.Zones {
+		if z.Role == spec.RoleFull {
+			zones = append(zones, z.Name)
+		}
+	}
+	return zones
+}

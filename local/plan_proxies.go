@@ -1,0 +1,227 @@
+package local
+
+import (
+	"net"
+	"strconv"
+	"time"
+
+	"fournines/gateway"
+	"fournines/internal/process"
+	"fournines/loadbalancer"
+	"fournines/pgproxy"
+	"fournines/redisproxy"
+	"fournines/spec"
+	"fournines/topology"
+)
+
+func (p *planner) addProxies() error {
+	for _, zone := range p.fullZones() {
+		if err := p.addPGProxy(zone); err != nil {
+			return err
+		}
+		if err := p.addRedisProxy(zone); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p *planner) addGateways() error {
+	for _, zone := range p.fullZones() {
+		if err := p.addGateway(zone); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p *planner) addPGProxy(zone string) error {
+	listen, err := p.addr(zone, zonePGProxy, postgresPort)
+	if err != nil {
+		return err
+	}
+	admin, err := p.addr(zone, zonePGProxy, pgproxyAdminPort)
+	if err != nil {
+		return err
+	}
+	s := p.Spec.Postgres.Proxy
+	cfg := pgproxy.DefaultConfig()
+	cfg.Listen, cfg.AdminListen, cfg.Zone = listen, admin, zone
+	for _, z := range p.net.Zones() {
+		e, err := p.endpoint("postgres-"+z, z, zonePostgres, postgresPort)
+		if err != nil {
+			return err
+		}
+		cfg.Backends = append(cfg.Backends, e)
+	}
+	cfg.Users = []pgproxy.User{{Name: "dify", PasswordFile: p.secrets.Path("postgres-dify")}}
+	cfg.Probe.PasswordFile = p.secrets.Path("postgres-pgproxy")
+	cfg.Pool.Size, cfg.Pool.MaxClientConnections = s.PoolSize, s.MaxClientConnections
+	cfg.Hold.Timeout, cfg.Hold.Max = s.HoldTimeout.Std(), s.HoldQueue
+	cfg.DrainTimeout = 10 * time.Second
+	u := p.own(process.Unit{
+		Name: "pgproxy-" + zone, Kind: "pgproxy", Zone: zone, Address: listen,
+		After: p.names("postgres-bootstrap"), Ready: httpReady(admin),
+	}, []string{"pgproxy"}, cfg)
+	u.Process.StopTimeout = stopGrace(cfg.DrainTimeout)
+	p.scrape("pgproxy", u.Name, zone, admin, "/metrics")
+	return p.add(u, nil)
+}
+
+func (p *planner) addRedisProxy(zone string) error {
+	listen, err := p.addr(zone, zoneRedisProxy, redisPort)
+	if err != nil {
+		return err
+	}
+	admin, err := p.addr(zone, zoneRedisProxy, redisproxyAdminPort)
+	if err != nil {
+		return err
+	}
+	nodes, err := p.redisNodes()
+	if err != nil {
+		return err
+	}
+	s := p.Spec.Redis.Proxy
+	cfg := redisproxy.DefaultConfig()
+	cfg.Listen, cfg.AdminListen, cfg.Zone = listen, admin, zone
+	for _, n := range nodes {
+		cfg.Nodes = append(cfg.Nodes, topology.Endpoint{Name: n.Name, Zone: n.Zone, Address: n.Address()})
+	}
+	cfg.Upstream = redisproxy.Upstream{User: "redisproxy", PasswordFile: p.secrets.Path("redis-redisproxy")}
+	cfg.Users = []redisproxy.User{{Name: "dify", PasswordFile: p.secrets.Path("redis-dify")}}
+	cfg.Timeouts.Hold = s.FailoverTimeout.Std()
+	cfg.Limits.MaxClients = s.MaxClientConnections
+	cfg.Limits.MaxRequestBytes = int(s.MaxCommand)
+	cfg.Limits.MaxBulkBytes = min(cfg.Limits.MaxBulkBytes, cfg.Limits.MaxRequestBytes)
+	u := p.own(process.Unit{
+		Name: "redisproxy-" + zone, Kind: "redisproxy", Zone: zone, Address: listen,
+		After: p.names("redis-cluster"), Ready: httpReady(admin),
+	}, []string{"redisproxy"}, cfg)
+	u.Process.StopTimeout = stopGrace(cfg.Timeouts.Drain)
+	p.scrape("redisproxy", u.Name, zone, admin, "/metrics")
+	return p.add(u, nil)
+}
+
+func (p *planner) addGateway(zone string) error {
+	s := p.Spec.Gateway
+	listen, err := p.addr(zone, zoneGateway, s.Port)
+	if err != nil {
+		return err
+	}
+	admin, err := p.addr(zone, zoneGateway, gatewayAdminPort)
+	if err != nil {
+		return err
+	}
+	cfg := gateway.DefaultConfig()
+	cfg.Listen, cfg.AdminListen, cfg.Zone = listen, admin, zone
+	if cfg.Upstreams, err = p.difyInstances(); err != nil {
+		return err
+	}
+	cfg.Health = gateway.Health{
+		Path: p.Spec.Dify.HealthPath, Interval: s.Health.Interval.Std(), Timeout: s.Health.Timeout.Std(),
+		Rise: s.Health.HealthyAfter, Fall: s.Health.UnhealthyAfter,
+	}
+	p.gatewaySettings(&cfg, s)
+	u := p.own(process.Unit{
+		Name: "gateway-" + zone, Kind: "gateway", Zone: zone, Address: listen,
+		After: p.names("dify-api"), Ready: httpReady(admin),
+	}, []string{"gateway"}, cfg)
+	u.Process.StopTimeout = stopGrace(cfg.Drain.Announce + cfg.Drain.Timeout)
+	p.scrape("gateway", u.Name, zone, admin, "/metrics")
+	return p.add(u, nil)
+}
+
+// gatewaySettings carries over what the spec says about any gateway.
+func (p *planner) gatewaySettings(cfg *gateway.Config, s spec.Gateway) {
+	cfg.Balance.LocalThreshold = s.SpillThreshold
+	cfg.Ejection = gateway.Ejection{
+		ConsecutiveErrors: s.Ejection.ConsecutiveErrors, Consecutive5xx: s.Ejection.Consecutive5xx,
+		BaseTime: s.Ejection.BaseTime.Std(), MaxTime: s.Ejection.MaxTime.Std(), MaxShare: s.Ejection.MaxShare,
+	}
+	cfg.Retry.Attempts, cfg.Retry.BudgetShare = s.Retry.Attempts, s.Retry.Budget
+	cfg.Retry.ConnectTimeout = s.ConnectTimeout.Std()
+	cfg.Stream.Heartbeat = s.Heartbeat.Std()
+	cfg.Limits.MaxBodyBytes = int64(s.MaxBody)
+	cfg.Drain.Timeout = s.DrainTimeout.Std()
+}
+
+// addBalancer gives each service its stable address: one for the zones, one
+// for the users of this machine.
+func (p *planner) addBalancer() error {
+	ports := p.Spec.Local.Ports.Effective()
+	public := func(port int) string { return net.JoinHostPort(p.Spec.Local.Address, strconv.Itoa(port)) }
+	admin, err := p.addr("", hostBalancer, balancerAdminPort)
+	if err != nil {
+		return err
+	}
+	cfg := loadbalancer.Config{Admin: admin}
+	for _, zone := range p.net.Zones() {
+		cidr, err := p.net.ZoneSubnet(zone)
+		if err != nil {
+			return err
+		}
+		cfg.ZoneOf = append(cfg.ZoneOf, loadbalancer.ZoneRange{CIDR: cidr, Zone: zone})
+	}
+	for _, s := range []struct {
+		name, kind string
+		// public and inside are the ports of the stable addresses, port and
+		// admin those of the backends; admin is 0 where only the connection
+		// itself can be checked.
+		public, inside, x, port, admin int
+	}{
+		{"gateway", "gateway", ports.Gateway, p.Spec.Gateway.Port, zoneGateway, p.Spec.Gateway.Port, gatewayAdminPort},
+		{"postgres", "pgproxy", ports.Postgres, postgresPort, zonePGProxy, postgresPort, pgproxyAdminPort},
+		{"redis", "redisproxy", ports.Redis, redisPort, zoneRedisProxy, redisPort, redisproxyAdminPort},
+		{"milvus", "milvus", ports.Milvus, milvusPort, zoneMilvus, milvusPort, 0},
+	} {
+		inside, err := p.addr("", hostBalancer, s.inside)
+		if err != nil {
+			return err
+		}
+		service := loadbalancer.Service{Name: s.name, Listen: []string{inside, public(s.public)}}
+		zones := p.fullZones()
+		if s.admin == 0 {
+			zones = []string{p.Spec.VectorsZone()}
+		} else {
+			service.Check.Kind = loadbalancer.CheckHTTP
+		}
+		for _, zone := range zones {
+			e, err := p.endpoint(s.kind+"-"+zone, zone, s.x, s.port)
+			if err != nil {
+				return err
+			}
+			b := loadbalancer.Backend{Endpoint: e}
+			if s.admin != 0 {
+				if b.CheckAddress, err = p.addr(zone, s.x, s.admin); err != nil {
+					return err
+				}
+			}
+			service.Backends = append(service.Backends, b)
+		}
+		cfg.Services = append(cfg.Services, service)
+	}
+	for _, s := range []struct {
+		name            string
+		public, x, port int
+	}{
+		{"prometheus", ports.Prometheus, hostPrometheus, prometheusPort},
+		{"alertmanager", ports.Alertmanager, hostAlertmanager, alertmanagerPort},
+	} {
+		e, err := p.endpoint(s.name, "", s.x, s.port)
+		if err != nil {
+			return err
+		}
+		cfg.Services = append(cfg.Services, loadbalancer.Service{
+			Name: s.name, Listen: []string{public(s.public)}, Backends: []loadbalancer.Backend{{Endpoint: e}},
+		})
+	}
+	p.plan.Ports = append(p.plan.Ports,
+		Port{public(ports.Gateway), "local.ports.gateway"}, Port{public(ports.Postgres), "local.ports.postgres"},
+		Port{public(ports.Redis), "local.ports.redis"}, Port{public(ports.Milvus), "local.ports.milvus"},
+		Port{public(ports.Prometheus), "local.ports.prometheus"}, Port{public(ports.Alertmanager), "local.ports.alertmanager"})
+	u := p.own(process.Unit{
+		Name: "loadbalancer", Kind: "loadbalancer", Address: public(ports.Gateway), Ready: httpReady(admin),
+	}, []string{"loadbalancer"}, cfg)
+	p.scrape("loadbalancer", u.Name, "", admin, "/metrics")
+	return p.add(u, nil)
+}

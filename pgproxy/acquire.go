@@ -1,0 +1,152 @@
+package pgproxy
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"fournines/pgproxy/primary"
+)
+
+// retryPause is how long to wait before the same primary is dialled again
+// after an attempt failed.
+const retryPause = 100 * time.Millisecond
+
+// acquire lends the session a connection to the present primary. Without one
+// it holds the session, within the bounds of Hold: nothing of what the client
+// asked for has been sent anywhere at that point.
+func (p *Proxy) acquire(s *session) (*server, error) {
+	var w waiter
+	defer w.end(p)
+	cfg := &p.live.Load().cfg
+	for {
+		v := p.tracker.View()
+		if v.Primary == nil {
+			if err := p.hold(s, &w, v, false); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		srv, dial, err := s.pool.Get(s.ctx, 0, nil)
+		if err != nil {
+			if srv, dial, err = p.queue(s, &w, cfg.Pool.QueueTimeout); err != nil {
+				return nil, err
+			}
+		}
+		if !dial {
+			if srv.stale() {
+				srv.close()
+				s.pool.Remove(srv)
+				continue
+			}
+			return p.check(s, &w, srv)
+		}
+		if v = p.tracker.View(); v.Primary == nil {
+			s.pool.Cancel()
+			continue
+		}
+		if srv, err = p.dial(s.ctx, v.Primary, s); err == nil {
+			return p.check(s, &w, srv)
+		}
+		s.pool.Cancel()
+		if cause := context.Cause(s.ctx); cause != nil {
+			return nil, cause
+		}
+		var pe *pgconn.PgError
+		var ce *clientError
+		if errors.As(err, &ce) || errors.As(err, &pe) && !transient(pe.Code) {
+			return nil, err
+		}
+		p.log.Debug("cannot connect to the primary", "server", v.Primary.Endpoint.Name, "err", err)
+		p.tracker.Kick(v.Primary.Endpoint.Address)
+		if err := p.hold(s, &w, v, true); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// transient reports SQLSTATEs of a login that may succeed a little later.
+func transient(code string) bool { return serverRestarting(code) || code == codeTooMany }
+
+// waiter is the waiting of one acquire.
+type waiter struct {
+	since time.Time // zero until it waits
+	held  bool
+}
+
+func (w *waiter) start() {
+	if w.since.IsZero() {
+		w.since = time.Now()
+	}
+}
+
+func (w *waiter) end(p *Proxy) {
+	if w.held {
+		p.held.Add(-1)
+	}
+	if !w.since.IsZero() {
+		kind := "pool"
+		if w.held {
+			kind = "hold"
+		}
+		p.metrics.waits.WithLabelValues(kind).Observe(time.Since(w.since).Seconds())
+	}
+}
+
+// check refuses to work for a client that left while it was waiting.
+func (p *Proxy) check(s *session, w *waiter, srv *server) (*server, error) {
+	if !w.since.IsZero() && hungUp(s.conn) {
+		srv.release()
+		return nil, errBye
+	}
+	return srv, nil
+}
+
+// queue waits for a connection of the pool and watches the client meanwhile.
+func (p *Proxy) queue(s *session, w *waiter, limit time.Duration) (*server, bool, error) {
+	w.start()
+	return s.pool.Get(s.ctx, limit, func() error {
+		if hungUp(s.conn) {
+			return errBye
+		}
+		return nil
+	})
+}
+
+// hold waits until the primary changes, or for a short pause when retry is
+// set, within the limits of the hold. First come is first woken; the pool's
+// queue keeps order from there.
+func (p *Proxy) hold(s *session, w *waiter, v *primary.View, retry bool) error {
+	cfg := p.live.Load().cfg.Hold
+	w.start()
+	if !w.held {
+		if p.held.Add(1) > int64(cfg.Max) {
+			p.held.Add(-1)
+			return newError("ERROR", codeNoPrimary, "no writable primary, and too many clients wait for one; nothing was executed")
+		}
+		w.held = true
+		p.metrics.holds.Add(1)
+	}
+	left := cfg.Timeout - time.Since(w.since)
+	if left <= 0 {
+		return newError("ERROR", codeNoPrimary, "no writable primary within %v; nothing was executed", cfg.Timeout)
+	}
+	pause := min(left, time.Second) // then the client is looked at
+	if retry {
+		pause = min(left, retryPause)
+	}
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
+	select {
+	case <-v.Changed:
+	case <-timer.C:
+		if hungUp(s.conn) {
+			return errBye
+		}
+	case <-s.ctx.Done():
+		return context.Cause(s.ctx)
+	}
+	return nil
+}

@@ -1,0 +1,257 @@
+package pgproxy
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"runtime/debug"
+	"sort"
+	"time"
+
+	"fournines/internal/pgwire"
+	"fournines/pgproxy/route"
+)
+
+// maxGreetings bounds the cache of reported parameters.
+const maxGreetings = 1000
+
+// serve handles one client connection from its first byte.
+func (p *Proxy) serve(conn net.Conn) {
+	s := &session{
+		p: p, conn: conn, br: bufio.NewReaderSize(conn, clientBuffer), status: 'I',
+		stmts: make(map[string]*statement), portals: make(map[string]*statement),
+	}
+	s.quiet.L = &s.mu
+	s.ctx, s.cancel = context.WithCancelCause(p.hard)
+	defer s.cancel(nil)
+	defer func() { _ = s.conn.Close() }()
+	defer func() {
+		if r := recover(); r != nil {
+			p.metrics.panics.Add(1)
+			p.log.Error("panic in a client's session", "panic", fmt.Sprint(r), "stack", string(debug.Stack()))
+			s.leave()
+		}
+	}()
+	err := s.login()
+	if err == nil {
+		err = s.relay()
+	}
+	p.unregister(s)
+	s.leave()
+	if err == nil || isGone(err) {
+		return
+	}
+	ce := toClient(err)
+	if ce.cause != nil {
+		p.log.Info("session ended", "client", conn.RemoteAddr().String(), "user", s.user, "err", err)
+	}
+	p.metrics.error(ce.Code)
+	e := ce.ErrorResponse
+	e.Severity = "FATAL"
+	_ = s.conn.SetWriteDeadline(time.Now().Add(time.Second))
+	_ = s.send(pgwire.AppendError(nil, &e))
+}
+
+// login brings the client to its first ReadyForQuery.
+func (s *session) login() error {
+	p := s.p
+	l := p.live.Load()
+	_ = s.conn.SetDeadline(time.Now().Add(l.cfg.Limits.LoginTimeout))
+	start, err := s.firstPackets(l)
+	if err != nil {
+		return err
+	}
+	_, encrypted := s.conn.(*tls.Conn)
+	switch {
+	case start.Major != 3:
+		return newError("FATAL", codeUnsupported, "protocol %d.%d is not supported; use 3.0", start.Major, start.Minor)
+	case l.tls != nil && l.cfg.TLS.Required && !encrypted:
+		return newError("FATAL", codeNoAuthorisation, "TLS is required")
+	case p.clients.Load() > int64(l.cfg.Pool.MaxClientConnections):
+		return newError("FATAL", codeTooMany, "too many clients already")
+	}
+	if start.Minor > 0 || len(start.Unsupported) > 0 {
+		sort.Strings(start.Unsupported)
+		if err := s.send(pgwire.AppendNegotiate(nil, 0, start.Unsupported)); err != nil {
+			return err
+		}
+	}
+	s.user, s.database = start.Params["user"], start.Params["database"]
+	if s.user == "" {
+		return newError("FATAL", codeNoAuthorisation, "no user name in the startup packet")
+	}
+	if s.database == "" {
+		s.database = s.user
+	}
+	if r := start.Params["replication"]; r != "" && r != "false" && r != "off" && r != "0" && r != "no" {
+		return newError("FATAL", codeUnsupported, "replication connections do not go through the proxy; connect to the server itself")
+	}
+	acc, known := l.accounts[s.user]
+	verifier := acc.verifier
+	if !known {
+		verifier = mockVerifier(p.secret, s.user)
+	}
+	var binding []byte
+	if encrypted {
+		binding = l.tls.endpoint
+	}
+	err = s.authenticate(verifier, binding)
+	if err == nil && !known {
+		err = errWrongPassword
+	}
+	if errors.Is(err, errWrongPassword) {
+		p.metrics.authFailures.Add(1)
+		select {
+		case <-time.After(l.cfg.Limits.AuthFailureDelay):
+		case <-s.ctx.Done():
+		}
+		e := newError("FATAL", codeWrongPassword, "password authentication failed for user %q", s.user)
+		e.cause = err
+		return e
+	}
+	if err != nil {
+		return err
+	}
+	if s.startup, err = startupSettings(start.Params); err != nil {
+		return newError("FATAL", "22023", "%s", err.Error())
+	}
+	s.params = s.startup
+	s.pool = p.poolFor(s.database, s.user)
+	_ = s.conn.SetDeadline(time.Time{})
+	if !p.register(s) {
+		return newError("FATAL", codeShutdown, "the proxy is shutting down")
+	}
+	if err := s.greet(); err != nil {
+		return err
+	}
+	return nil
+}
+
+// firstPackets answers requests for encryption and cancellation, and returns
+// the startup message.
+func (s *session) firstPackets(l *live) (*pgwire.Startup, error) {
+	for asked := 0; asked < 3; asked++ {
+		start, err := pgwire.ReadStartup(s.br)
+		if err != nil {
+			return nil, err
+		}
+		switch start.Kind {
+		case pgwire.StartupMessage:
+			return start, nil
+		case pgwire.CancelRequest:
+			s.p.cancelRequest(start.PID, start.Key)
+			return nil, errBye
+		case pgwire.GSSENCRequest:
+			err = s.send([]byte{'N'})
+		case pgwire.SSLRequest:
+			_, encrypted := s.conn.(*tls.Conn)
+			if l.tls == nil || encrypted {
+				err = s.send([]byte{'N'})
+				break
+			}
+			if s.br.Buffered() > 0 {
+				// What came unencrypted must not be taken for encrypted.
+				return nil, fmt.Errorf("%w: bytes before the TLS handshake", pgwire.ErrProtocol)
+			}
+			if err = s.send([]byte{'S'}); err != nil {
+				break
+			}
+			tc := tls.Server(s.conn, l.tls.config)
+			if err = tc.Handshake(); err != nil {
+				return nil, errBye
+			}
+			s.conn = tc
+			s.br.Reset(tc)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return nil, fmt.Errorf("%w: too many requests before startup", pgwire.ErrProtocol)
+}
+
+// greet sends what follows a successful authentication. The reported
+// parameters come from a server on which the client's startup parameters were
+// set, once per combination; so a wrong one, or a database that does not
+// exist, is found here as it would be without the proxy.
+func (s *session) greet() error {
+	p := s.p
+	cacheKey := s.database + "\x00" + s.user + "\x00" + s.startup.key
+	p.mu.Lock()
+	reported := p.greeting[cacheKey]
+	p.mu.Unlock()
+	if reported == nil {
+		var err error
+		if reported, err = s.askParameters(); err != nil {
+			return err
+		}
+		p.mu.Lock()
+		if len(p.greeting) >= maxGreetings {
+			clear(p.greeting)
+		}
+		p.greeting[cacheKey] = reported
+		p.mu.Unlock()
+	} else {
+		s.mu.Lock()
+		s.reported = reported
+		s.mu.Unlock()
+	}
+	out := pgwire.AppendAuth(s.hello, 0, nil)
+	s.hello = nil
+	names := make([]string, 0, len(reported))
+	for name := range reported {
+		names = append(names, name)
+	}
+	sort.Strings(names)
+	for _, name := range names {
+		out = pgwire.AppendParameterStatus(out, name, reported[name])
+	}
+	out = pgwire.AppendKeyData(out, s.pid, s.key[:])
+	return s.send(pgwire.AppendReady(out, 'I'))
+}
+
+// askParameters sets the startup parameters on a server and returns what it
+// reports.
+func (s *session) askParameters() (map[string]string, error) {
+	srv, err := s.p.acquire(s)
+	if err != nil {
+		return nil, err
+	}
+	sql := changeSQL(srv.applied, s.params)
+	s.mu.Lock()
+	srv.mu.Lock()
+	if srv.dead {
+		srv.mu.Unlock()
+		s.mu.Unlock()
+		return nil, newError("FATAL", codeNoPrimary, "the server was lost during login")
+	}
+	srv.sess.Store(s)
+	srv.mu.Unlock()
+	s.srv = srv
+	srv.applied = s.params
+	srv.unnamed = nil
+	s.internal.Store(true)
+	s.push(op{kind: opInternal})
+	s.mu.Unlock()
+	_ = srv.query(sql) // a broken connection is told by its reading goroutine
+	s.mu.Lock()
+	s.waitQuiet()
+	reported := s.reported
+	s.mu.Unlock()
+	if e := s.internalErr.Swap(nil); e != nil {
+		e.Severity = "FATAL"
+		return nil, &clientError{ErrorResponse: *e}
+	}
+	if reported == nil {
+		return nil, errBye // serverLost has said why
+	}
+	s.mu.Lock()
+	if s.p.mode == ModeSession && s.srv != nil {
+		s.pinned = route.PinSessionState
+	}
+	s.mu.Unlock()
+	return reported, nil
+}

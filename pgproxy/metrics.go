@@ -1,0 +1,135 @@
+package pgproxy
+
+import (
+	"sync"
+	"sync/atomic"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"fournines/pgproxy/route"
+)
+
+// metrics is a collector: what happens per query is counted on the server
+// connection that did it and added up when somebody asks.
+type metrics struct {
+	p         *Proxy
+	everReady atomic.Bool
+
+	mu      sync.Mutex
+	live    map[*server]bool
+	retired totals
+	errors  sync.Map // SQLSTATE class → *atomic.Uint64
+
+	holds, cancels, replays, authFailures, panics atomic.Uint64
+	pins                                          [route.PinSessionState + 1]atomic.Uint64
+
+	waits *prometheus.HistogramVec
+}
+
+type totals struct{ queries, transactions, bytesIn, bytesOut uint64 }
+
+func (t *totals) add(s *server) {
+	t.queries += s.queries.Load()
+	t.transactions += s.transactions.Load()
+	t.bytesIn += s.bytesIn.Load()
+	t.bytesOut += s.bytesOut.Load()
+}
+
+func newMetrics(p *Proxy) *metrics {
+	return &metrics{p: p, live: make(map[*server]bool), waits: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name: "fournines_pgproxy_wait_seconds", Help: "Time that clients waited for a server connection, by kind: pool (all in use) or hold (no primary).",
+		Buckets: []float64{.0001, .001, .005, .01, .05, .1, .5, 1, 2, 5, 10, 30},
+	}, []string{"kind"})}
+}
+
+func (m *metrics) addServer(s *server) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.live[s] = true
+}
+
+func (m *metrics) removeServer(s *server) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.live, s)
+	m.retired.add(s)
+}
+
+// error counts an error that a client saw, by the class of its SQLSTATE.
+func (m *metrics) error(code string) {
+	class := "XX"
+	if len(code) >= 2 {
+		class = code[:2]
+	}
+	c, ok := m.errors.Load(class)
+	if !ok {
+		c, _ = m.errors.LoadOrStore(class, new(atomic.Uint64))
+	}
+	c.(*atomic.Uint64).Add(1)
+}
+
+func desc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc("fournines_pgproxy_"+name, help, labels, nil)
+}
+
+// Describe implements prometheus.Collector; the set of metrics is fixed by Collect.
+func (m *metrics) Describe(ch chan<- *prometheus.Desc) { prometheus.DescribeByCollect(m, ch) }
+
+// Collect implements prometheus.Collector.
+func (m *metrics) Collect(ch chan<- prometheus.Metric) {
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	counter := func(d *prometheus.Desc, v uint64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), labels...)
+	}
+	m.mu.Lock()
+	t := m.retired
+	for s := range m.live {
+		t.add(s)
+	}
+	m.mu.Unlock()
+	counter(desc("queries_total", "Simple queries and extended batches that were answered."), t.queries)
+	counter(desc("transactions_total", "Transactions that ended, implicit ones included."), t.transactions)
+	counter(desc("received_bytes_total", "Bytes received from servers."), t.bytesIn)
+	counter(desc("sent_bytes_total", "Bytes passed on to clients."), t.bytesOut)
+	counter(desc("holds_total", "Times that a client had to wait for a primary."), m.holds.Load())
+	counter(desc("cancels_total", "Cancel requests that were delivered."), m.cancels.Load())
+	counter(desc("replays_total", "Statements sent again after the first server had certainly not executed them."), m.replays.Load())
+	counter(desc("auth_failures_total", "Logins refused for a wrong user or password."), m.authFailures.Load())
+	counter(desc("panics_total", "Sessions ended by a defect of the proxy."), m.panics.Load())
+	counter(desc("failovers_total", "Changes of the primary after the first one was found."), m.p.tracker.Failovers())
+	counter(desc("primary_conflicts_total", "Times that two servers claimed to be the primary on the same timeline."), m.p.tracker.Conflicts())
+	m.errors.Range(func(class, n any) bool {
+		counter(desc("errors_total", "Errors told to clients by SQLSTATE class.", "class"), n.(*atomic.Uint64).Load(), class.(string))
+		return true
+	})
+	for pin := route.PinListen; pin <= route.PinSessionState; pin++ {
+		counter(desc("pins_total", "Sessions tied to one server connection, by reason.", "reason"), m.pins[pin].Load(), pin.String())
+	}
+	gauge(desc("clients", "Connected clients."), float64(m.p.clients.Load()))
+	gauge(desc("held_clients", "Clients that wait for a primary."), float64(m.p.held.Load()))
+	v := m.p.tracker.View()
+	for _, s := range v.Servers {
+		up, isPrimary := 0.0, 0.0
+		if s.Up {
+			up = 1
+		}
+		if v.Primary != nil && v.Primary.Endpoint.Address == s.Endpoint.Address {
+			isPrimary = 1
+		}
+		gauge(desc("backend_up", "1 when the server answers probes.", "backend"), up, s.Endpoint.Name)
+		gauge(desc("backend_primary", "1 for the server that transactions go to.", "backend"), isPrimary, s.Endpoint.Name)
+		gauge(desc("backend_timeline", "Timeline of the server when it answered last.", "backend"), float64(s.Timeline), s.Endpoint.Name)
+	}
+	m.p.mu.Lock()
+	for k, pl := range m.p.pools {
+		st := pl.Stats()
+		d := desc("server_connections", "Server connections by state.", "database", "user", "state")
+		gauge(d, float64(st.Idle), k.database, k.user, "idle")
+		gauge(d, float64(st.Used), k.database, k.user, "used")
+		gauge(desc("waiting_clients", "Clients that wait for a server connection.", "database", "user"), float64(st.Waiting), k.database, k.user)
+	}
+	m.p.mu.Unlock()
+	m.waits.Collect(ch)
+}

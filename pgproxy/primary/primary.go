@@ -1,0 +1,123 @@
+// Package primary finds out which of several PostgreSQL servers is the
+// primary by asking each of them, and nobody else.
+//
+// A server is the primary when it answers, is not in recovery, takes writes,
+// and stands on the highest timeline that has ever been seen. Two servers that
+// claim this on the same timeline are both refused until one of them stops.
+package primary
+
+import (
+	"sort"
+	"time"
+
+	"fournines/topology"
+)
+
+// Status is what one server said about itself when it was asked last.
+type Status struct {
+	Endpoint topology.Endpoint
+	// Up is false after too many probes failed in a row.
+	Up bool
+	// InRecovery is true for a standby.
+	InRecovery bool
+	// ReadOnly is true when transactions are read-only by default or in recovery.
+	ReadOnly bool
+	// Timeline counts promotions; 0 is unknown.
+	Timeline uint32
+	// LSN is the last written, or on a standby the last replayed, position.
+	LSN uint64
+	// SystemID identifies the cluster that the data directory was made for.
+	SystemID string
+	// Misses is the number of failed probes in a row.
+	Misses int
+	// Err is the last probe's error, nil when it succeeded.
+	Err error
+	// At is when the server answered last.
+	At time.Time
+}
+
+// Target is the primary during one reign. A pointer to it identifies the
+// reign: a server that loses and regains the role gets a new Target.
+type Target struct {
+	Endpoint topology.Endpoint
+	Timeline uint32
+	// Generation counts the reigns that this process has seen, from 1.
+	Generation uint64
+	// Lost is closed when the reign ends.
+	Lost <-chan struct{}
+
+	lost chan struct{}
+}
+
+// View is an immutable snapshot.
+type View struct {
+	// Primary is nil while there is none that may be used.
+	Primary *Target
+	// Why says in words why Primary is nil.
+	Why string
+	// Servers has one entry per endpoint in configured order.
+	Servers []Status
+	// Changed is closed when a newer View with another Primary exists.
+	Changed <-chan struct{}
+	// Since is when Primary took its present value.
+	Since time.Time
+}
+
+// choose applies the rule of the package comment. highest is the highest
+// timeline seen so far; the new one is returned.
+func choose(servers []Status, highest uint32) (best *Status, newHighest uint32, why string) {
+	for i := range servers {
+		if servers[i].Up && servers[i].Timeline > highest {
+			highest = servers[i].Timeline
+		}
+	}
+	var claims []*Status
+	up, stale, readOnly := 0, 0, 0
+	for i := range servers {
+		s := &servers[i]
+		if !s.Up {
+			continue
+		}
+		up++
+		switch {
+		case s.InRecovery:
+		case s.Timeline < highest:
+			stale++
+		case s.ReadOnly:
+			readOnly++
+		default:
+			claims = append(claims, s)
+		}
+	}
+	switch {
+	case len(claims) == 1:
+		return claims[0], highest, ""
+	case len(claims) > 1:
+		names := make([]string, 0, len(claims))
+		for _, c := range claims {
+			names = append(names, c.Endpoint.Name)
+		}
+		sort.Strings(names)
+		why = "more than one server claims to be the primary on the same timeline: " + join(names)
+	case up == 0:
+		why = "no server answers"
+	case stale > 0:
+		why = "the only server out of recovery is on an old timeline"
+	case readOnly > 0:
+		why = "the primary is read-only"
+	default:
+		why = "every server that answers is a standby"
+	}
+	return nil, highest, why
+}
+
+func join(names []string) string {
+	s := ""
+	for i, n := range names {
+		if i > 0 {
+			s += ", "
+		}
+		s += n
+	}
+	return s
+}

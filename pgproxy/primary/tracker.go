@@ -1,0 +1,266 @@
+package primary
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"fournines/topology"
+)
+
+// Options are what a Tracker needs to know.
+type Options struct {
+	// Endpoints are the servers to watch.
+	Endpoints []topology.Endpoint
+	// Connect opens a session for probes.
+	Connect func(ctx context.Context, e topology.Endpoint) (*pgconn.PgConn, error)
+	// Interval is the time between two probes of a server.
+	Interval time.Duration
+	// Timeout bounds one probe, connecting included.
+	Timeout time.Duration
+	// Misses is how many timeouts in a row make a server count as down. A
+	// refused or reset connection counts at once.
+	Misses int
+}
+
+// Tracker asks every server at an interval and publishes Views. Create it
+// with New; Run does the work.
+type Tracker struct {
+	opts Options
+	log  *slog.Logger
+	view atomic.Pointer[View]
+	kick []chan struct{}
+
+	mu         sync.Mutex
+	servers    []Status
+	highest    uint32
+	generation uint64
+	current    *Target
+	changed    chan struct{}
+	since      time.Time
+	failovers  atomic.Uint64
+	conflicts  atomic.Uint64
+}
+
+// New returns a Tracker that knows no primary yet.
+func New(opts Options, log *slog.Logger) *Tracker {
+	t := &Tracker{opts: opts, log: log, changed: make(chan struct{}), since: time.Now()}
+	for _, e := range opts.Endpoints {
+		t.servers = append(t.servers, Status{Endpoint: e})
+		t.kick = append(t.kick, make(chan struct{}, 1))
+	}
+	t.view.Store(&View{Why: "no server has been asked yet", Servers: append([]Status(nil), t.servers...), Changed: t.changed, Since: t.since})
+	return t
+}
+
+// View returns the newest snapshot.
+func (t *Tracker) View() *View { return t.view.Load() }
+
+// Failovers is how often the primary has changed to another server or reign
+// since the first one was found.
+func (t *Tracker) Failovers() uint64 { return t.failovers.Load() }
+
+// Conflicts is how often two servers were seen claiming the same timeline.
+func (t *Tracker) Conflicts() uint64 { return t.conflicts.Load() }
+
+// Kick asks the server at address without waiting for the interval to pass.
+func (t *Tracker) Kick(address string) {
+	for i, e := range t.opts.Endpoints {
+		if e.Address == address {
+			select {
+			case t.kick[i] <- struct{}{}:
+			default:
+			}
+		}
+	}
+}
+
+// KickAll asks every server at once.
+func (t *Tracker) KickAll() {
+	for _, e := range t.opts.Endpoints {
+		t.Kick(e.Address)
+	}
+}
+
+// Run probes until ctx ends.
+func (t *Tracker) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	for i := range t.opts.Endpoints {
+		wg.Go(func() { t.watch(ctx, i) })
+	}
+	wg.Wait()
+	return nil
+}
+
+func (t *Tracker) watch(ctx context.Context, i int) {
+	var conn *pgconn.PgConn
+	defer func() {
+		if conn != nil {
+			closeConn(ctx, conn)
+		}
+	}()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		case <-t.kick[i]:
+		}
+		pctx, cancel := context.WithTimeout(ctx, t.opts.Timeout)
+		fresh := conn == nil
+		st, err := t.probe(pctx, i, &conn)
+		if err != nil && !fresh && ctx.Err() == nil && pctx.Err() == nil {
+			// The old session broke; a new one says whether the server did.
+			st, err = t.probe(pctx, i, &conn)
+		}
+		cancel()
+		if ctx.Err() != nil {
+			return
+		}
+		t.report(i, st, err)
+		timer.Reset(t.opts.Interval)
+	}
+}
+
+func closeConn(ctx context.Context, conn *pgconn.PgConn) {
+	cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 100*time.Millisecond)
+	defer cancel()
+	_ = conn.Close(cctx)
+}
+
+// probeSQL avoids functions that fail in the other role, and takes a
+// primary's timeline from its WAL file name: after a promotion the control
+// file still names the old one until the next checkpoint ends.
+const probeSQL = `SELECT r, CASE WHEN r THEN pg_catalog.pg_last_wal_replay_lsn() ELSE pg_catalog.pg_current_wal_lsn() END,
+ CASE WHEN r THEN (SELECT timeline_id::text FROM pg_catalog.pg_control_checkpoint()) ELSE pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()) END,
+ pg_catalog.current_setting('transaction_read_only'), (SELECT system_identifier FROM pg_catalog.pg_control_system())
+ FROM (SELECT pg_catalog.pg_is_in_recovery() AS r) AS x`
+
+func (t *Tracker) probe(ctx context.Context, i int, conn **pgconn.PgConn) (Status, error) {
+	st := Status{Endpoint: t.opts.Endpoints[i]}
+	if *conn == nil {
+		c, err := t.opts.Connect(ctx, st.Endpoint)
+		if err != nil {
+			return st, err
+		}
+		*conn = c
+	}
+	results, err := (*conn).Exec(ctx, probeSQL).ReadAll()
+	if err == nil && (len(results) != 1 || len(results[0].Rows) != 1 || len(results[0].Rows[0]) != 5) {
+		err = errors.New("unexpected answer to the probe")
+	}
+	if err != nil {
+		closeConn(ctx, *conn)
+		*conn = nil
+		return st, err
+	}
+	row := results[0].Rows[0]
+	st.InRecovery = string(row[0]) == "t"
+	st.ReadOnly = string(row[3]) == "on"
+	st.SystemID = string(row[4])
+	if st.LSN, err = parseLSN(string(row[1])); err != nil {
+		return st, err
+	}
+	var tl uint64
+	if st.InRecovery {
+		tl, err = strconv.ParseUint(string(row[2]), 10, 32)
+	} else if len(row[2]) == 24 {
+		tl, err = strconv.ParseUint(string(row[2][:8]), 16, 32)
+	} else {
+		err = fmt.Errorf("unexpected WAL file name %q", row[2])
+	}
+	st.Timeline = uint32(tl)
+	return st, err
+}
+
+func parseLSN(s string) (uint64, error) {
+	if s == "" {
+		return 0, nil // a standby that has replayed nothing yet
+	}
+	hi, lo, ok := strings.Cut(s, "/")
+	if !ok {
+		return 0, fmt.Errorf("unexpected WAL position %q", s)
+	}
+	h, err1 := strconv.ParseUint(hi, 16, 32)
+	l, err2 := strconv.ParseUint(lo, 16, 32)
+	return h<<32 | l, errors.Join(err1, err2)
+}
+
+// decisive says whether the error proves that nobody serves at the address, as
+// opposed to a silence that may be short.
+func decisive(err error) bool {
+	var pgErr *pgconn.PgError
+	if errors.As(err, &pgErr) {
+		return true // it answers, and refuses: starting, stopping or misconfigured
+	}
+	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, net.ErrClosed)
+}
+
+// report stores one probe's result and publishes a new View.
+func (t *Tracker) report(i int, st Status, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	old := t.servers[i]
+	if err != nil {
+		next := old
+		next.Misses++
+		next.Err = err
+		next.Up = old.Up && next.Misses < t.opts.Misses && !decisive(err)
+		if old.Up != next.Up {
+			t.log.Warn("server is down", "server", old.Endpoint.Name, "misses", next.Misses, "err", err)
+		}
+		t.servers[i] = next
+	} else {
+		st.Up, st.At = true, time.Now()
+		if !old.Up || old.InRecovery != st.InRecovery || old.Timeline != st.Timeline {
+			t.log.Info("server answers", "server", st.Endpoint.Name, "standby", st.InRecovery, "timeline", st.Timeline)
+		}
+		t.servers[i] = st
+	}
+	t.publish()
+}
+
+func (t *Tracker) publish() {
+	best, highest, why := choose(t.servers, t.highest)
+	t.highest = highest
+	prev := t.view.Load()
+	if (best == nil) != (t.current == nil) || best != nil &&
+		(best.Endpoint != t.current.Endpoint || best.Timeline != t.current.Timeline) {
+		if t.current != nil {
+			close(t.current.lost)
+		}
+		t.current = nil
+		if best != nil {
+			if t.generation > 0 {
+				t.failovers.Add(1)
+			}
+			t.generation++
+			lost := make(chan struct{})
+			t.current = &Target{Endpoint: best.Endpoint, Timeline: best.Timeline, Generation: t.generation, Lost: lost, lost: lost}
+			t.log.Info("primary found", "server", best.Endpoint.Name, "timeline", best.Timeline, "generation", t.generation)
+		} else {
+			t.log.Warn("no primary", "reason", why)
+		}
+		t.since = time.Now()
+		old := t.changed
+		t.changed = make(chan struct{})
+		defer close(old) // after the new View is visible
+	}
+	if best == nil && why != prev.Why && strings.HasPrefix(why, "more than one") {
+		t.conflicts.Add(1)
+		t.log.Error("two primaries", "reason", why)
+	}
+	t.view.Store(&View{Primary: t.current, Why: why, Servers: append([]Status(nil), t.servers...), Changed: t.changed, Since: t.since})
+}

@@ -1,0 +1,97 @@
+package spec
+
+// Gateway configures the HTTP entrance in front of Dify.
+type Gateway struct {
+	// Port is where each gateway listens inside its zone. The public port is
+	// local.ports.gateway.
+	Port int `yaml:"port" range:"1..65535"`
+	// Health is the active check of every api instance.
+	Health GatewayHealth `yaml:"health"`
+	// Ejection takes an instance out of rotation when real requests fail on
+	// it, before the active check notices.
+	Ejection GatewayEjection `yaml:"ejection"`
+	// Retry repeats requests that certainly did no work: the connection was
+	// refused, or the request is idempotent and nothing was answered yet.
+	Retry GatewayRetry `yaml:"retry"`
+	// SpillThreshold is the share of healthy instances in the gateway's own
+	// zone under which requests go to other zones as well.
+	SpillThreshold float64 `yaml:"spillThreshold" range:"0.01..1"`
+	// ConnectTimeout bounds the connection to an instance.
+	ConnectTimeout Duration `yaml:"connectTimeout" range:"10ms..1m"`
+	// DrainTimeout is how long running requests and streams may go on after
+	// the gateway was told to stop.
+	DrainTimeout Duration `yaml:"drainTimeout" range:"0s..1h"`
+	// MaxBody is the largest request body; a larger one is answered with 413.
+	// Dify's own upload limit is 15 MB.
+	MaxBody Bytes `yaml:"maxBody" range:"1KiB..10GiB"`
+	// Heartbeat is the silence after which a stream gets a comment line, so
+	// that no proxy in between takes it for dead. Dify pings about every 10
+	// seconds, so the default fills in only where it does not. 0s means
+	// never.
+	Heartbeat Duration `yaml:"heartbeat" range:"0s..10m"`
+}
+
+// GatewayHealth is the active check of an api instance.
+type GatewayHealth struct {
+	// Interval between two checks of one instance.
+	Interval Duration `yaml:"interval" range:"100ms..5m"`
+	// Timeout of one check. At most the interval.
+	Timeout Duration `yaml:"timeout" range:"50ms..1m"`
+	// UnhealthyAfter is the number of failed checks in a row that take an
+	// instance out.
+	UnhealthyAfter int `yaml:"unhealthyAfter" range:"1..100"`
+	// HealthyAfter is the number of good checks in a row that bring it back.
+	HealthyAfter int `yaml:"healthyAfter" range:"1..100"`
+}
+
+// GatewayEjection is the passive check of an api instance.
+type GatewayEjection struct {
+	// ConsecutiveErrors is the number of failures of the connection in a row
+	// (refused, reset, timed out, stream cut) that eject an instance.
+	ConsecutiveErrors int `yaml:"consecutiveErrors" range:"1..1000"`
+	// Consecutive5xx is the number of 5xx answers in a row that do so.
+	Consecutive5xx int `yaml:"consecutive5xx" range:"1..1000"`
+	// BaseTime is how long the first ejection lasts; each further one lasts
+	// longer by as much.
+	BaseTime Duration `yaml:"baseTime" range:"100ms..1h"`
+	// MaxTime bounds that growth. At least baseTime.
+	MaxTime Duration `yaml:"maxTime" range:"100ms..24h"`
+	// MaxShare is the largest share of all instances that may be ejected at
+	// once; a fault that hits more of them is not the fault of the instances.
+	MaxShare float64 `yaml:"maxShare" range:"0..1"`
+}
+
+// GatewayRetry bounds repeated requests.
+type GatewayRetry struct {
+	// Attempts is how often a request is tried, the first time included; 1
+	// turns retries off.
+	Attempts int `yaml:"attempts" range:"1..10"`
+	// Budget bounds retries to this share of all requests, so that they
+	// cannot make an overload worse.
+	Budget float64 `yaml:"budget" range:"0..1"`
+}
+
+func defaultGateway() Gateway {
+	return Gateway{
+		Port: 8080,
+		Health: GatewayHealth{
+			Interval:       Duration(1 * second),
+			Timeout:        Duration(1 * second),
+			UnhealthyAfter: 2,
+			HealthyAfter:   2,
+		},
+		Ejection: GatewayEjection{
+			ConsecutiveErrors: 3,
+			Consecutive5xx:    5,
+			BaseTime:          Duration(5 * second),
+			MaxTime:           Duration(1 * minute),
+			MaxShare:          0.5,
+		},
+		Retry:          GatewayRetry{Attempts: 3, Budget: 0.2},
+		SpillThreshold: 0.7,
+		ConnectTimeout: Duration(1 * second),
+		DrainTimeout:   Duration(30 * second),
+		MaxBody:        100 * mebibyte,
+		Heartbeat:      Duration(15 * second),
+	}
+}
