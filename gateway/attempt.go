@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptrace"
+	"slices"
 	"time"
 
 	"fournines/gateway/balance"
@@ -22,6 +23,7 @@ type upstream struct {
 	pool   *balance.Pool
 	cancel context.CancelCauseFunc
 	held   *[]byte // the whole body, when it was prefetched
+	late   bool    // it has been reported as slow
 	closed bool
 }
 
@@ -42,6 +44,7 @@ type failure struct {
 	err    error
 	unsent bool // the instance provably got nothing of the request
 	died   bool // the connection broke, as opposed to a timeout
+	left   bool // given up for another instance; the budget has paid for that
 	reason string
 }
 
@@ -65,6 +68,8 @@ func (f failure) answer() error {
 //     pings goes on once when its instance died (see mayRestart);
 //   - never without budget, never beyond the attempts, never when the body
 //     has partly gone and was not kept.
+//
+// An attempt that takes too long is given up only for another one (see vigil).
 func (x *exchange) send() (*upstream, error) {
 	for {
 		ep, err := x.acquire()
@@ -75,9 +80,10 @@ func (x *exchange) send() (*upstream, error) {
 		up, f := x.try(ep)
 		if up != nil {
 			status := up.resp.StatusCode
-			if status >= 500 && status != http.StatusNotImplemented {
+			switch {
+			case status >= 500 && status != http.StatusNotImplemented:
 				x.g.pool.Report(ep, balance.ServerError)
-			} else {
+			case !up.late: // what counted as slow does not make up for it by ending well
 				x.g.pool.Report(ep, balance.Success)
 			}
 			if !x.class.Idempotent() || !retryableStatus(status) || !x.mayRetry("status") {
@@ -94,9 +100,18 @@ func (x *exchange) send() (*upstream, error) {
 		if err := x.body.problem(); err != nil {
 			return nil, err // the client's fault, not the instance's
 		}
-		x.g.pool.Report(ep, balance.Failure)
+		if !f.left {
+			x.g.pool.Report(ep, balance.Failure)
+		}
 		x.tried = append(x.tried, ep)
 		x.g.log.Debug("attempt failed", "id", x.id, "endpoint", ep.Name, "reason", f.reason, "unsent", f.unsent, "err", f.err)
+		if f.left {
+			x.leaves++
+			if !x.body.resendable() {
+				return nil, f.answer() // it began to go out when the attempt was given up
+			}
+			continue
+		}
 		if !x.permitted(f) || !x.mayRetry(f.reason) {
 			return nil, f.answer()
 		}
@@ -107,8 +122,9 @@ func retryableStatus(code int) bool {
 	return code == http.StatusBadGateway || code == http.StatusServiceUnavailable || code == http.StatusGatewayTimeout
 }
 
-// acquire takes a place at an instance that has not been tried; when all have
-// been, it begins again after a short pause.
+// acquire takes a place at an instance that has not been tried; when all that
+// may be used have been, it begins again after a short pause, with the one that
+// failed last at the end.
 func (x *exchange) acquire() (*balance.Endpoint, error) {
 	ep, err := x.g.pool.Acquire(x.ctx, x.tried)
 	if err != nil || ep != nil {
@@ -121,11 +137,14 @@ func (x *exchange) acquire() (*balance.Endpoint, error) {
 	case <-x.ctx.Done():
 		return nil, context.Cause(x.ctx)
 	}
-	x.tried = x.tried[:0]
-	if ep, err = x.g.pool.Acquire(x.ctx, nil); err == nil && ep == nil {
-		return nil, dify.ErrUnavailable
+	// Somebody may have come into service meanwhile.
+	for _, avoid := range [...][]*balance.Endpoint{x.tried, x.tried[max(0, len(x.tried)-1):], nil} {
+		if ep, err = x.g.pool.Acquire(x.ctx, avoid); err != nil || ep != nil {
+			x.tried = slices.Clone(avoid)
+			return ep, err
+		}
 	}
-	return ep, err
+	return nil, dify.ErrUnavailable
 }
 
 // permitted says whether the rules allow another attempt after f.
@@ -151,13 +170,25 @@ func (x *exchange) mayRestart() bool {
 		x.set.Stream.Restart == RestartBeforeContent
 }
 
-// mayRetry checks attempts, body and budget, and takes from the budget.
+// mayRetry tells whether another attempt is possible, and pays for it then.
 func (x *exchange) mayRetry(reason string) bool {
-	if x.attempts >= x.set.Retry.Attempts || !x.body.resendable() || x.ctx.Err() != nil {
-		return false
-	}
+	return x.mayAttempt(x.attempts-x.leaves) && x.mayPay(reason, true)
+}
+
+// mayAttempt checks body and attempts, of which made count. Those that were
+// given up for slowness do not count against those that failed: who left a slow
+// instance for a dead one must be able to go back and wait.
+func (x *exchange) mayAttempt(made int) bool {
+	return made < x.set.Retry.Attempts && x.body.resendable() && x.ctx.Err() == nil
+}
+
+// mayPay takes another attempt from the budget; count says whether a refusal is
+// a new one.
+func (x *exchange) mayPay(reason string, count bool) bool {
 	if !x.g.budget.Retry(x.set.Retry.BudgetShare, x.set.Retry.BudgetMin) {
-		x.g.m.noBudget.Inc()
+		if count {
+			x.g.m.noBudget.Inc()
+		}
 		return false
 	}
 	x.g.m.retries.WithLabelValues(x.class.String(), reason).Inc()
@@ -183,17 +214,7 @@ func (x *exchange) try(ep *balance.Endpoint) (*upstream, failure) {
 	}).WithContext(httptrace.WithClientTrace(ctx, trace))
 	req.Body, req.ContentLength = x.body.open()
 
-	var timer *time.Timer
-	if x.class.Idempotent() {
-		timer = time.AfterFunc(x.set.Retry.TryTimeout, func() { cancel(errTryTimeout) })
-		// An instance that hangs answers probes no sooner than requests: what
-		// may be asked elsewhere does not wait for its own timeout.
-		defer context.AfterFunc(ep.Down(), func() {
-			if timer.Stop() {
-				cancel(errTryTimeout)
-			}
-		})()
-	}
+	v := x.watch(ep, cancel)
 	begin := time.Now()
 	resp, err := x.g.transport.RoundTrip(req)
 	up := &upstream{resp: resp, ep: ep, pool: x.g.pool, cancel: cancel}
@@ -201,23 +222,23 @@ func (x *exchange) try(ep *balance.Endpoint) (*upstream, failure) {
 		ep.Observe(time.Since(begin))
 		err = up.prefetch(x)
 	}
-	stopped := timer == nil || timer.Stop()
-	if err == nil && stopped {
+	left := v.end()
+	up.late = v.late
+	if err == nil && !left {
 		return up, failure{}
 	}
 	if resp != nil {
 		up.close()
-		if err == nil {
-			err = errTryTimeout
+		if left {
+			return nil, failure{err: errTryTimeout, left: true, reason: "timeout"}
 		}
-		return nil, failure{err: err, died: stopped, reason: "cut"}
+		return nil, failure{err: err, died: true, reason: "cut"}
 	}
 	defer x.g.pool.Release(ep)
 	defer cancel(nil)
 	switch {
-	case !stopped:
-		ep.Observe(time.Since(begin))
-		return nil, failure{err: err, reason: "timeout"}
+	case left:
+		return nil, failure{err: err, left: true, reason: "timeout"}
 	case !connected:
 		return nil, failure{err: err, unsent: true, reason: "connect"}
 	case conn != nil && conn.untouched(before):

@@ -75,18 +75,33 @@ type Balance struct {
 
 // Ejection sets what passive observation does.
 type Ejection struct {
-	// ConsecutiveErrors is how many connect errors, resets, timeouts and cut
-	// streams in a row eject an instance. Default 3.
+	// ConsecutiveErrors is how many connect errors, resets and cut answers in a
+	// row eject an instance. Slow answers are not among them. Default 3.
 	ConsecutiveErrors int `yaml:"consecutiveErrors"`
 	// Consecutive5xx is how many 5xx answers in a row do. Default 5.
 	Consecutive5xx int `yaml:"consecutive5xx"`
+	// ErrorShare (0..1): more failed requests than this share of an instance's
+	// requests in errorWindow eject it, in a row or not. Connect errors,
+	// resets, cut answers and 5xx count; so do answers later than
+	// retry.tryTimeout, unless more than half of the available instances give
+	// such. Default 0.4; 0 turns the rule off.
+	ErrorShare float64 `yaml:"errorShare"`
+	// OthersErrorShare (0..1): the rule holds only while at least half of the
+	// other available instances fail less than this share. Default 0.1.
+	OthersErrorShare float64 `yaml:"othersErrorShare"`
+	// ErrorWindow is what the rule looks back on. Default 10s, at least 100ms.
+	ErrorWindow time.Duration `yaml:"errorWindow"`
+	// MinRequests in the window are needed to judge an instance, a quarter of
+	// it to compare it with. Default 20.
+	MinRequests int `yaml:"minRequests"`
 	// BaseTime is the length of the first ejection; the n-th lasts n times as
 	// long. Default 5s.
 	BaseTime time.Duration `yaml:"baseTime"`
 	// MaxTime bounds it. Default 60s.
 	MaxTime time.Duration `yaml:"maxTime"`
-	// MaxShare (0..1) of the instances may be ejected at a time; one of
-	// several always may. Default 0.5.
+	// MaxShare (0..1) of the instances may be out at a time for an ejection to
+	// be allowed; those that fail their probes count. The first of several may
+	// always be ejected, the last that is left never. Default 0.5.
 	MaxShare float64 `yaml:"maxShare"`
 }
 
@@ -102,7 +117,8 @@ type Retry struct {
 	// ConnectTimeout of one attempt. Default 1s.
 	ConnectTimeout time.Duration `yaml:"connectTimeout"`
 	// TryTimeout is how long an attempt at an idempotent request waits for the
-	// answer to begin before another instance is asked. Default 10s.
+	// answer to begin before another instance is asked. When there is no other
+	// or no attempt left, it waits on, up to limits.requestTimeout. Default 10s.
 	TryTimeout time.Duration `yaml:"tryTimeout"`
 }
 
@@ -172,9 +188,13 @@ func DefaultConfig() Config {
 		AdminListen: "127.0.0.1:9101",
 		Health:      Health{Path: "/health", Interval: time.Second, Timeout: time.Second, Rise: 2, Fall: 2},
 		Balance:     Balance{LocalThreshold: 0.7, SlowStart: 10 * time.Second},
-		Ejection:    Ejection{ConsecutiveErrors: 3, Consecutive5xx: 5, BaseTime: 5 * time.Second, MaxTime: time.Minute, MaxShare: 0.5},
-		Retry:       Retry{Attempts: 3, BudgetShare: 0.2, BudgetMin: 30, ConnectTimeout: time.Second, TryTimeout: 10 * time.Second},
-		Stream:      Stream{Heartbeat: 15 * time.Second, IdleTimeout: time.Minute, Restart: RestartBeforeContent},
+		Ejection: Ejection{
+			ConsecutiveErrors: 3, Consecutive5xx: 5,
+			ErrorShare: 0.4, OthersErrorShare: 0.1, ErrorWindow: 10 * time.Second, MinRequests: 20,
+			BaseTime: 5 * time.Second, MaxTime: time.Minute, MaxShare: 0.5,
+		},
+		Retry:  Retry{Attempts: 3, BudgetShare: 0.2, BudgetMin: 30, ConnectTimeout: time.Second, TryTimeout: 10 * time.Second},
+		Stream: Stream{Heartbeat: 15 * time.Second, IdleTimeout: time.Minute, Restart: RestartBeforeContent},
 		Limits: Limits{
 			MaxBodyBytes: 100 << 20, MaxHeaderBytes: 64 << 10, ReplayBytes: 1 << 20,
 			MaxInFlight: 1000, MaxQueue: 1000, QueueTimeout: 5 * time.Second,
@@ -289,6 +309,12 @@ func (c *Config) Validate() error {
 	}
 	share("balance.localThreshold", c.Balance.LocalThreshold, 0.01)
 	share("ejection.maxShare", c.Ejection.MaxShare, 0)
+	share("ejection.errorShare", c.Ejection.ErrorShare, 0)
+	if c.Ejection.ErrorShare > 0 {
+		share("ejection.othersErrorShare", c.Ejection.OthersErrorShare, 0)
+		atLeast("ejection.errorWindow", c.Ejection.ErrorWindow, 100*ms)
+		positive("ejection.minRequests", int64(c.Ejection.MinRequests), 1)
+	}
 	share("retry.budgetShare", c.Retry.BudgetShare, 0)
 	if c.Stream.Restart != RestartBeforeContent && c.Stream.Restart != RestartUnsent {
 		bad("stream.restart", "%q is neither %s nor %s", c.Stream.Restart, RestartBeforeContent, RestartUnsent)
@@ -314,6 +340,8 @@ func (c *Config) pool() (balance.Config, []balance.Target) {
 		HealthPath: c.Health.Path, HealthInterval: c.Health.Interval, HealthTimeout: c.Health.Timeout,
 		Rise: c.Health.Rise, Fall: c.Health.Fall,
 		ConsecutiveErrors: c.Ejection.ConsecutiveErrors, Consecutive5xx: c.Ejection.Consecutive5xx,
+		ErrorShare: c.Ejection.ErrorShare, OthersErrorShare: c.Ejection.OthersErrorShare,
+		ErrorWindow: c.Ejection.ErrorWindow, MinRequests: c.Ejection.MinRequests,
 		EjectionBase: c.Ejection.BaseTime, EjectionMax: c.Ejection.MaxTime, MaxEjectedShare: c.Ejection.MaxShare,
 		MaxInFlight: c.Limits.MaxInFlight, MaxQueue: c.Limits.MaxQueue, QueueTimeout: c.Limits.QueueTimeout,
 	}, targets

@@ -47,6 +47,7 @@ type exchange struct {
 	upgrade  bool
 	tried    []*balance.Endpoint
 	attempts int
+	leaves   int // attempts given up for slowness
 	restarts int // attempts made although the one before may have begun to work
 
 	status   int
@@ -192,7 +193,7 @@ func (x *exchange) serveBody(up *upstream) {
 		}
 		if err != nil {
 			if x.ctx.Err() == nil {
-				x.g.pool.Report(up.ep, balance.Failure)
+				x.g.pool.Report(up.ep, balance.Cut)
 			}
 			// The client must not take half an answer for a whole one.
 			panic(http.ErrAbortHandler)

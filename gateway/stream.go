@@ -184,7 +184,11 @@ func (x *exchange) serveStream(up *upstream) {
 			p.fail(e)
 			return
 		}
-		x.g.pool.Report(up.ep, balance.Failure)
+		met := balance.Cut
+		if p.silent {
+			met = balance.Slow
+		}
+		x.g.pool.Report(up.ep, met)
 		x.tried = append(x.tried, up.ep)
 		next, answer := p.restart()
 		if next == nil {

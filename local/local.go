@@ -41,6 +41,9 @@ type Plan struct {
 	// Requirements are the programs that Preflight checks before the units'
 	// own executables.
 	Requirements []Requirement
+	// Leftovers are files outside the data directory that a component makes by
+	// itself; they are removed after the stop.
+	Leftovers []string
 	// Ports are the public addresses that must be free before the start.
 	Ports []Port
 }

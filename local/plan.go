@@ -109,7 +109,7 @@ func BuildPlan(ctx context.Context, cfg PlanConfig) (*Plan, error) {
 			}
 			return p.net.Ensure(ctx)
 		},
-		Teardown: p.net.Delete,
+		Teardown: p.teardown,
 	}
 	p.addRequirements()
 	for _, add := range []func() error{
@@ -121,6 +121,17 @@ func BuildPlan(ctx context.Context, cfg PlanConfig) (*Plan, error) {
 		}
 	}
 	return p.plan, p.plan.Validate()
+}
+
+// teardown removes what lies outside the data directory.
+func (p *planner) teardown(ctx context.Context) error {
+	var errs []error
+	for _, path := range p.plan.Leftovers {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(append(errs, p.net.Delete(ctx))...)
 }
 
 // secretNames lists every secret that a stack has.

@@ -2,14 +2,17 @@ package local
 
 import (
 	"context"
+	"net"
 	"net/netip"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"fournines/component/etcd"
 	"fournines/component/milvus"
 	"fournines/component/postgres"
 	"fournines/component/rediscluster"
+	"fournines/internal/zonenet"
 	"fournines/spec"
 )
 
@@ -150,18 +153,41 @@ func (p *planner) addMilvus() error {
 	if err != nil {
 		return err
 	}
-	name := "milvus-" + zone
-	u, err := milvus.Unit(milvus.Config{
-		Name: name, Zone: zone, Host: host, DataDir: filepath.Join(p.Dir, name),
+	ports, err := p.milvusPorts()
+	if err != nil {
+		return err
+	}
+	cfg := milvus.Config{
+		Name: "milvus-" + zone, Zone: zone, Host: host, DataDir: filepath.Join(p.Dir, "milvus-"+zone),
+		Port: ports.client, MetricsPort: ports.metrics, InternalPort: ports.internal,
 		PasswordFile: p.secrets.Path("milvus-root"), Owner: p.Owner,
-	})
+	}
+	u, err := milvus.Unit(cfg)
 	if err := p.add(u, err); err != nil {
 		return err
 	}
-	p.scrape("milvus", name, zone, host+":9091", "/metrics")
+	p.plan.Leftovers = append(p.plan.Leftovers, milvus.LockFiles(cfg)...)
+	p.scrape("milvus", u.Name, zone, net.JoinHostPort(host, strconv.Itoa(ports.metrics)), "/metrics")
 	return p.add(milvus.AccountTask(milvus.AccountConfig{
-		Address: u.Address, PasswordFile: p.secrets.Path("milvus-root"), After: []string{name},
+		Address: u.Address, PasswordFile: p.secrets.Path("milvus-root"), After: []string{u.Name},
 	}))
+}
+
+// milvusPorts are the ports of the vector database. It listens on every
+// address of its network, whatever it is told; without a network of its own it
+// gets ports that no other component of this or another stack has.
+type milvusPorts struct{ client, metrics, internal int }
+
+func (p *planner) milvusPorts() (milvusPorts, error) {
+	if p.net.Mode() == zonenet.Namespaces {
+		return milvusPorts{milvus.DefaultPort, milvus.DefaultMetricsPort, milvus.DefaultInternalPort}, nil
+	}
+	prefix, err := p.prefix()
+	if err != nil {
+		return milvusPorts{}, err
+	}
+	base := 20000 + 10*int(prefix.Addr().As4()[1])
+	return milvusPorts{base, base + 1, base + 2}, nil
 }
 
 // fullZones are the zones that user traffic enters.

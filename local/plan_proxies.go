@@ -148,6 +148,10 @@ func (p *planner) gatewaySettings(cfg *gateway.Config, s spec.Gateway) {
 // addBalancer gives each service its stable address: one for the zones, one
 // for the users of this machine.
 func (p *planner) addBalancer() error {
+	milvus, err := p.milvusPorts()
+	if err != nil {
+		return err
+	}
 	ports := p.Spec.Local.Ports.Effective()
 	public := func(port int) string { return net.JoinHostPort(p.Spec.Local.Address, strconv.Itoa(port)) }
 	admin, err := p.addr("", hostBalancer, balancerAdminPort)
@@ -172,7 +176,7 @@ func (p *planner) addBalancer() error {
 		{"gateway", "gateway", ports.Gateway, p.Spec.Gateway.Port, zoneGateway, p.Spec.Gateway.Port, gatewayAdminPort},
 		{"postgres", "pgproxy", ports.Postgres, postgresPort, zonePGProxy, postgresPort, pgproxyAdminPort},
 		{"redis", "redisproxy", ports.Redis, redisPort, zoneRedisProxy, redisPort, redisproxyAdminPort},
-		{"milvus", "milvus", ports.Milvus, milvusPort, zoneMilvus, milvusPort, 0},
+		{"milvus", "milvus", ports.Milvus, milvusPort, zoneMilvus, milvus.client, 0},
 	} {
 		inside, err := p.addr("", hostBalancer, s.inside)
 		if err != nil {

@@ -88,6 +88,12 @@ func (p *Proxy) dial(ctx context.Context, t *primary.Target, s *session) (*serve
 	if err != nil {
 		return nil, err
 	}
+	// After a slow write pgconn may still be reading in the background; that
+	// reader would take the first answer away.
+	if err := pc.SyncConn(dctx); err != nil {
+		_ = pc.Close(dctx)
+		return nil, err
+	}
 	h, err := pc.Hijack()
 	if err != nil {
 		return nil, err

@@ -40,14 +40,22 @@ type Config struct {
 	HealthInterval, HealthTimeout time.Duration
 	Rise, Fall                    int
 
-	// ConsecutiveErrors counts connect errors, resets, timeouts and stream
-	// cuts in a row until ejection; Consecutive5xx server errors in a row.
+	// ConsecutiveErrors counts connect errors, resets and cut answers in a row
+	// until ejection; Consecutive5xx server errors in a row.
 	ConsecutiveErrors, Consecutive5xx int
+	// ErrorShare (0..1) of an endpoint's requests in ErrorWindow, of which
+	// there must be MinRequests, is what ejects it when more of them failed,
+	// while at least half of the others stay under OthersErrorShare. 0 turns
+	// the rule off.
+	ErrorShare, OthersErrorShare float64
+	ErrorWindow                  time.Duration
+	MinRequests                  int
 	// EjectionBase is how long the first ejection lasts; each further one
 	// adds as much again, up to EjectionMax.
 	EjectionBase, EjectionMax time.Duration
-	// MaxEjectedShare (0..1) bounds the endpoints ejected at one time; one of
-	// several may always be ejected.
+	// MaxEjectedShare (0..1) bounds the endpoints that are ejected or found
+	// unhealthy by probes, with the one to be ejected. The first of several may
+	// always be ejected, the last that is left never.
 	MaxEjectedShare float64
 
 	// MaxInFlight bounds the requests in work at one endpoint; 0 is no bound.
@@ -62,7 +70,8 @@ type Config struct {
 type Observer interface {
 	// Health reports the state of an endpoint after a change.
 	Health(e *Endpoint, healthy bool)
-	// Ejected reports a passive ejection; reason is "errors" or "5xx".
+	// Ejected reports a passive ejection; reason is "errors", "5xx" or
+	// "share".
 	Ejected(e *Endpoint, reason string)
 	// Removed reports that an endpoint left the configuration.
 	Removed(e *Endpoint)
@@ -74,7 +83,7 @@ type snapshot struct {
 	all           []*Endpoint
 	local, remote []*Endpoint // usable now
 	localShare    float64     // of the local endpoints that exist
-	panic         bool        // nobody is usable: everybody is tried
+	panic         []*Endpoint // who is tried when nobody is usable; nil when somebody is
 }
 
 // Pool is the set of endpoints. Its methods are safe for concurrent use.
@@ -134,12 +143,16 @@ func (p *Pool) Update(cfg Config, targets []Target) {
 func (p *Pool) rebuild(now time.Time) {
 	s := &snapshot{cfg: p.cfg, all: p.all}
 	locals := 0
+	var passing []*Endpoint // ejected, and probes find them well
 	for _, e := range p.all {
 		local := e.Zone != "" && e.Zone == p.cfg.Zone
 		if local {
 			locals++
 		}
 		if !e.usable(now) {
+			if e.Healthy() {
+				passing = append(passing, e)
+			}
 			continue
 		}
 		if local {
@@ -151,7 +164,13 @@ func (p *Pool) rebuild(now time.Time) {
 	if locals > 0 {
 		s.localShare = float64(len(s.local)) / float64(locals)
 	}
-	s.panic = len(s.local)+len(s.remote) == 0
+	if len(s.local)+len(s.remote) == 0 {
+		// What an instance that answers probes did to some requests is a better
+		// prospect than one that answers nothing at all.
+		if s.panic = passing; len(passing) == 0 {
+			s.panic = p.all
+		}
+	}
 	p.snap.Store(s)
 	p.queue.wakeAll()
 }
@@ -168,8 +187,8 @@ func (p *Pool) Endpoints() []*Endpoint { return p.snap.Load().all }
 // pick chooses among the endpoints that tried does not name; when it names all
 // that are usable, nil.
 func (s *snapshot) pick(tried []*Endpoint) *Endpoint {
-	if s.panic {
-		return s.best(s.all, tried)
+	if s.panic != nil {
+		return s.best(s.panic, tried)
 	}
 	first, second := s.local, s.remote
 	if len(s.local) == 0 || (s.localShare < s.cfg.LocalThreshold && rand.Float64() >= s.localShare/s.cfg.LocalThreshold) {
@@ -245,24 +264,41 @@ func (p *Pool) Acquire(ctx context.Context, tried []*Endpoint) (*Endpoint, error
 	return p.wait(ctx, tried)
 }
 
-// exhausted tells whether every endpoint that may be used has been tried.
-func (s *snapshot) exhausted(tried []*Endpoint) bool {
-	for _, set := range [][]*Endpoint{s.local, s.remote} {
+// candidates yields those that requests go to now.
+func (s *snapshot) candidates(yield func(*Endpoint) bool) {
+	for _, set := range [...][]*Endpoint{s.local, s.remote, s.panic} {
 		for _, e := range set {
-			if !slices.Contains(tried, e) {
-				return false
+			if !yield(e) {
+				return
 			}
 		}
 	}
-	if !s.panic {
-		return true
-	}
-	for _, e := range s.all {
+}
+
+// exhausted tells whether every endpoint that may be used has been tried.
+func (s *snapshot) exhausted(tried []*Endpoint) bool {
+	for e := range s.candidates {
 		if !slices.Contains(tried, e) {
 			return false
 		}
 	}
 	return true
+}
+
+// Another tells whether a request that is in work at e could go to another
+// endpoint now: one that has a free place and has not been tried. To get away
+// from an endpoint that fails its probes, one that has been tried will do.
+func (p *Pool) Another(e *Endpoint, tried []*Endpoint) bool {
+	s := p.snap.Load()
+	if !e.Healthy() {
+		tried = nil
+	}
+	for c := range s.candidates {
+		if c != e && s.eligible(c, tried) {
+			return true
+		}
+	}
+	return false
 }
 
 // Release ends a request that Acquire began.

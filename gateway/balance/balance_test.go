@@ -48,7 +48,9 @@ func testConfig() Config {
 	return Config{
 		Zone: "a", LocalThreshold: 0.7, SlowStart: 10 * time.Second,
 		HealthPath: "/health", HealthInterval: 50 * time.Millisecond, HealthTimeout: 5 * time.Second, Rise: 2, Fall: 2,
-		ConsecutiveErrors: 3, Consecutive5xx: 5, EjectionBase: 5 * time.Second, EjectionMax: time.Minute, MaxEjectedShare: 0.5,
+		ConsecutiveErrors: 3, Consecutive5xx: 5,
+		ErrorShare: 0.4, OthersErrorShare: 0.1, ErrorWindow: 10 * time.Second, MinRequests: 20,
+		EjectionBase: 5 * time.Second, EjectionMax: time.Minute, MaxEjectedShare: 0.5,
 		MaxQueue: 10, QueueTimeout: patience,
 	}
 }
@@ -86,23 +88,17 @@ func TestZones(t *testing.T) {
 	if got := share(t, p, 400); got["b1"]+got["b2"] != 0 || got["a1"] < 100 || got["a2"] < 100 {
 		t.Fatalf("all healthy: %v", got)
 	}
-	ill := func(i int) {
-		for range 2 {
-			p.probed(p.Endpoints()[i], errors.New("ill"))
-		}
-	}
-	ill(0)
+	ill(p, 0)
 	// Half of the local ones are left: 0.5/0.7 of the requests stay local.
 	got := share(t, p, 4000)
 	if got["a1"] != 0 || got["a2"] < 2600 || got["a2"] > 3100 {
 		t.Fatalf("half local: %v", got)
 	}
-	ill(1)
+	ill(p, 1)
 	if got := share(t, p, 100); got["b1"]+got["b2"] != 100 {
 		t.Fatalf("none local: %v", got)
 	}
-	ill(2)
-	ill(3)
+	ill(p, 2, 3)
 	if got := share(t, p, 400); len(got) != 4 {
 		t.Fatalf("panic: %v", got)
 	}
@@ -174,26 +170,21 @@ func TestEjection(t *testing.T) {
 		rec := &recorder{}
 		p := pool(testConfig(), rec, target("a1", "a"), target("a2", "a"), target("a3", "a"), target("a4", "a"))
 		es := p.Endpoints()
-		report := func(e *Endpoint, o Outcome, n int) {
-			for range n {
-				p.Report(e, o)
-			}
-		}
-		report(es[0], Failure, 2)
-		report(es[0], Success, 1)
-		report(es[0], Failure, 2)
+		report(p, es[0], Failure, 2)
+		report(p, es[0], Success, 1)
+		report(p, es[0], Failure, 2)
 		if es[0].Ejected(time.Now()) {
 			t.Fatal("a success between must start the count anew")
 		}
-		report(es[0], Failure, 1)
+		report(p, es[0], Failure, 1)
 		if !es[0].Ejected(time.Now()) {
 			t.Fatal("three in a row did not eject")
 		}
 		if got := share(t, p, 200); got["a1"] != 0 {
 			t.Fatalf("an ejected endpoint was chosen: %v", got)
 		}
-		report(es[1], ServerError, 5)
-		report(es[2], Failure, 3)
+		report(p, es[1], ServerError, 5)
+		report(p, es[2], Failure, 3)
 		if !es[1].Ejected(time.Now()) || es[2].Ejected(time.Now()) {
 			t.Fatal("half may be ejected, and no more")
 		}
@@ -203,7 +194,7 @@ func TestEjection(t *testing.T) {
 			t.Fatalf("%d usable after the ejection's time", usable)
 		}
 		// The second ejection lasts twice as long.
-		report(es[0], Failure, 3)
+		report(p, es[0], Failure, 3)
 		time.Sleep(6 * time.Second)
 		p.readmit(time.Now())
 		if !es[0].Ejected(time.Now()) {
@@ -219,7 +210,7 @@ func TestEjection(t *testing.T) {
 			time.Sleep(61 * time.Second)
 			p.readmit(time.Now())
 		}
-		report(es[0], Failure, 3)
+		report(p, es[0], Failure, 3)
 		time.Sleep(5*time.Second + time.Millisecond)
 		p.readmit(time.Now())
 		if es[0].Ejected(time.Now()) {

@@ -40,6 +40,7 @@ type Endpoint struct {
 	ewmaAt     time.Time
 	errors     int       // passive, in a row
 	serverErrs int       // passive, in a row
+	recent     window    // outcomes of late
 	ejections  int       // sets how long the next ejection lasts
 	forgiveAt  time.Time // when ejections goes down by one
 }
@@ -119,109 +120,4 @@ func (e *Endpoint) cost(now time.Time, slowStart time.Duration) float64 {
 		}
 	}
 	return c
-}
-
-// Outcome is what a request met at an endpoint.
-type Outcome uint8
-
-// The outcomes. Failure is a connect error, a reset, a timeout or a cut
-// stream; ServerError an answer with status 500 or more.
-const (
-	Success Outcome = iota
-	ServerError
-	Failure
-)
-
-// Report records an outcome and ejects the endpoint when too many in a row
-// were bad.
-func (p *Pool) Report(e *Endpoint, o Outcome) {
-	cfg := &p.snap.Load().cfg
-	e.mu.Lock()
-	reason := ""
-	switch o {
-	case Success:
-		e.errors, e.serverErrs = 0, 0
-	case ServerError:
-		e.errors = 0
-		if e.serverErrs++; e.serverErrs >= cfg.Consecutive5xx {
-			reason = "5xx"
-		}
-	case Failure:
-		if e.errors++; e.errors >= cfg.ConsecutiveErrors {
-			reason = "errors"
-		}
-	}
-	e.mu.Unlock()
-	if o == Failure {
-		select { // the next probe need not wait for its time
-		case e.kick <- struct{}{}:
-		default:
-		}
-	}
-	if reason != "" {
-		p.eject(e, reason)
-	}
-}
-
-func (p *Pool) eject(e *Endpoint, reason string) {
-	now := time.Now()
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if e.Ejected(now) {
-		return
-	}
-	out := 0
-	for _, other := range p.all {
-		if other.Ejected(now) {
-			out++
-		}
-	}
-	if limit := max(1, int(p.cfg.MaxEjectedShare*float64(len(p.all)))); out >= limit || len(p.all) < 2 {
-		return
-	}
-	e.mu.Lock()
-	e.errors, e.serverErrs = 0, 0
-	e.ejections++
-	lasts := min(time.Duration(e.ejections)*p.cfg.EjectionBase, p.cfg.EjectionMax)
-	e.forgiveAt = now.Add(lasts + p.cfg.EjectionMax)
-	e.mu.Unlock()
-	e.ejectedUntil.Store(e.age(now.Add(lasts)))
-	p.rebuild(now)
-	p.log.Warn("endpoint ejected", "endpoint", e.Name, "zone", e.Zone, "reason", reason, "for", lasts)
-	p.obs.Ejected(e, reason)
-	p.obs.Health(e, false)
-}
-
-// readmit ends ejections whose time is over. p.mu is not held.
-func (p *Pool) readmit(now time.Time) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	dirty := false
-	for _, e := range p.all {
-		until := e.ejectedUntil.Load()
-		switch {
-		case until == 0:
-			e.forgive(now, p.cfg.EjectionMax)
-		case until <= e.age(now):
-			e.ejectedUntil.Store(0)
-			e.recovered.Store(e.age(now))
-			dirty = true
-			p.log.Info("endpoint readmitted", "endpoint", e.Name, "zone", e.Zone)
-			p.obs.Health(e, e.usable(now))
-		}
-	}
-	if dirty {
-		p.rebuild(now)
-	}
-}
-
-// forgive makes the next ejection shorter for every while that the endpoint has
-// been in service without another one.
-func (e *Endpoint) forgive(now time.Time, every time.Duration) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.ejections > 0 && now.After(e.forgiveAt) {
-		e.ejections--
-		e.forgiveAt = now.Add(every)
-	}
 }

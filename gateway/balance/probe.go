@@ -127,6 +127,7 @@ func (p *Pool) probed(e *Endpoint, err error) {
 	switch {
 	case !was && err == nil && (first || e.good >= p.cfg.Rise):
 		e.healthy.Store(true)
+		e.forget()
 		if !first {
 			e.recovered.Store(e.age(time.Now()))
 		}

@@ -10,18 +10,18 @@ import (
 )
 
 // collect feeds the pieces and describes every event as "type|data|bytes".
-func collect(t testing.TB, pieces ...[]byte) (events []string, atBoundary bool) {
-	t.Helper()
+func collect(tb testing.TB, pieces ...[]byte) (events []string, atBoundary bool) {
+	tb.Helper()
 	var s Scanner
 	var block []byte
 	for _, p := range pieces {
 		for len(p) > 0 {
 			n, ev, ok := s.Next(p)
 			if n <= 0 || n > len(p) {
-				t.Fatalf("Next took %d of %d bytes", n, len(p))
+				tb.Fatalf("Next took %d of %d bytes", n, len(p))
 			}
 			if !ok && n != len(p) {
-				t.Fatalf("Next stopped after %d of %d bytes without an event", n, len(p))
+				tb.Fatalf("Next stopped after %d of %d bytes without an event", n, len(p))
 			}
 			block = append(block, p[:n]...)
 			p = p[n:]

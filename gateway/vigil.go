@@ -1,0 +1,101 @@
+package gateway
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"fournines/gateway/balance"
+)
+
+// recheck is how often an attempt that takes too long looks for somewhere else
+// to go, when there was nowhere at first.
+const recheck = time.Second
+
+// vigil watches one attempt at an idempotent request. When the answer does not
+// begin within retry.tryTimeout, or probes find the instance unhealthy, the
+// attempt is given up for another instance. Where there is none to go to, or no
+// attempt or budget left, it waits on until the request's own end: a database
+// that fails over is a wait, and a wait beats an error.
+type vigil struct {
+	x       *exchange
+	ep      *balance.Endpoint
+	cancel  context.CancelCauseFunc
+	begin   time.Time
+	limit   time.Duration
+	unwatch func() bool
+
+	mu       sync.Mutex  // the exchange stands still in its attempt while look holds it
+	timer    *time.Timer // nil when nothing is watched
+	over     bool        // the attempt has ended
+	left     bool        // it was given up, and the next one is paid for
+	late     bool        // it has been reported as slow
+	noBudget bool        // the budget's refusal has been counted
+}
+
+// watch begins; it watches nothing when the request must not be sent twice.
+func (x *exchange) watch(ep *balance.Endpoint, cancel context.CancelCauseFunc) *vigil {
+	v := &vigil{x: x, ep: ep, cancel: cancel, begin: time.Now(), limit: x.set.Retry.TryTimeout}
+	if !x.class.Idempotent() {
+		return v
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.timer = time.AfterFunc(v.limit, v.look)
+	// An instance that hangs answers probes no sooner than requests: what may
+	// be asked elsewhere does not wait for its own timeout.
+	v.unwatch = context.AfterFunc(ep.Down(), v.look)
+	return v
+}
+
+// end stops the watch and tells whether the attempt was given up.
+func (v *vigil) end() bool {
+	if v.timer == nil {
+		return false
+	}
+	v.timer.Stop()
+	v.unwatch()
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.over = true
+	return v.left
+}
+
+// look decides about the attempt; it runs on the timer and when the instance
+// goes down.
+func (v *vigil) look() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.over || v.left || v.x.ctx.Err() != nil {
+		return
+	}
+	took := time.Since(v.begin)
+	if took < v.limit && v.ep.Healthy() {
+		v.timer.Reset(v.limit - took) // it went down and came back
+		return
+	}
+	if took >= v.limit && !v.late {
+		v.late = true
+		v.ep.Observe(took)
+		v.x.g.pool.Report(v.ep, balance.Slow)
+	}
+	if v.mayLeave() {
+		v.left = true
+		v.cancel(errTryTimeout)
+		return
+	}
+	v.timer.Reset(min(v.limit, recheck))
+}
+
+// mayLeave tells whether another attempt is possible, and pays for it then.
+func (v *vigil) mayLeave() bool {
+	x := v.x
+	if !x.mayAttempt(x.attempts) || !x.g.pool.Another(v.ep, x.tried) {
+		return false
+	}
+	if !x.mayPay("timeout", !v.noBudget) {
+		v.noBudget = true
+		return false
+	}
+	return true
+}
