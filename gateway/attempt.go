@@ -216,7 +216,7 @@ func (x *exchange) try(ep *balance.Endpoint) (*upstream, failure) {
 
 	v := x.watch(ep, cancel)
 	begin := time.Now()
-	resp, err := x.g.transport.RoundTrip(req)
+	resp, err := x.g.transport.RoundTrip(req) //nolint:bodyclose // upstream.close does, here or where the answer has been passed on
 	up := &upstream{resp: resp, ep: ep, pool: x.g.pool, cancel: cancel}
 	if err == nil {
 		ep.Observe(time.Since(begin))

@@ -75,6 +75,10 @@ func TestValidateReportsEverything(t *testing.T) {
 		"health.rise: 0":                                     func(c *Config) { c.Health.Rise = 0 },
 		"balance.localThreshold: 2":                          func(c *Config) { c.Balance.LocalThreshold = 2 },
 		"ejection.maxTime: ":                                 func(c *Config) { c.Ejection.MaxTime = time.Second },
+		"ejection.errorShare: 1.5":                           func(c *Config) { c.Ejection.ErrorShare = 1.5 },
+		"ejection.othersErrorShare: -1":                      func(c *Config) { c.Ejection.OthersErrorShare = -1 },
+		"ejection.errorWindow: 0s is less than 100ms":        func(c *Config) { c.Ejection.ErrorWindow = 0 },
+		"ejection.minRequests: 0":                            func(c *Config) { c.Ejection.MinRequests = 0 },
 		"retry.attempts: 0":                                  func(c *Config) { c.Retry.Attempts = 0 },
 		"retry.budgetShare: -1":                              func(c *Config) { c.Retry.BudgetShare = -1 },
 		`stream.restart: "always"`:                           func(c *Config) { c.Stream.Restart = "always" },
@@ -90,6 +94,11 @@ func TestValidateReportsEverything(t *testing.T) {
 		if _, err := New(cfg, nil, prometheus.NewRegistry()); err == nil {
 			t.Errorf("New took a configuration with %q", want)
 		}
+	}
+	cfg = good()
+	cfg.Ejection.ErrorShare, cfg.Ejection.ErrorWindow, cfg.Ejection.MinRequests = 0, 0, 0
+	if err := cfg.Validate(); err != nil {
+		t.Errorf("a rule that is turned off: %v", err)
 	}
 	cfg = good()
 	cfg.Listen, cfg.Retry.Attempts = "x", 0

@@ -147,6 +147,7 @@ func TestDeadCallerIsNoticedAndASlowOneIsNot(t *testing.T) {
 }
 
 func deadCaller(t *testing.T, reads bool) {
+	t.Helper()
 	n := zones(t)
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

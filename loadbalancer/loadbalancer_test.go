@@ -381,7 +381,7 @@ func checkedServer(t testing.TB, name string) (s *server, b Backend, status *ato
 	status.Store(200)
 	page = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path != "/readyz" {
-			w.WriteHeader(404)
+			w.WriteHeader(http.StatusNotFound)
 			return
 		}
 		w.WriteHeader(int(status.Load()))

@@ -25,13 +25,14 @@ import (
 
 // pair starts a primary that commits only with its standby.
 func pair(t *testing.T) (primary, standby *servertest.Postgres) {
+	t.Helper()
 	primary = servertest.NewPostgres(t, servertest.PostgresOptions{})
 	standby = servertest.NewStandby(t, primary)
 	primary.Exec("ALTER SYSTEM SET synchronous_standby_names = '*'", "SELECT pg_reload_conf()")
 	eventually.Nil(t, time.Minute, func() error {
 		var state string
 		if err := primary.QueryRow("SELECT coalesce(max(sync_state), '') FROM pg_stat_replication").Scan(&state); err != nil || state != "sync" {
-			return fmt.Errorf("sync state %q, %v", state, err)
+			return fmt.Errorf("sync state %q, %w", state, err)
 		}
 		return nil
 	})
@@ -224,7 +225,7 @@ func TestHoldGivesUp(t *testing.T) {
 	a.Kill()
 	eventually.Nil(t, time.Minute, func() error {
 		if _, err := c.Exec(ctxT(t), "SELECT 1"); code(err) != codeNoPrimary {
-			return fmt.Errorf("got %v", err)
+			return fmt.Errorf("got %w", err)
 		}
 		return nil
 	})

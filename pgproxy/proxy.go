@@ -248,7 +248,8 @@ func (p *Proxy) accept(ctx context.Context, ln net.Listener) error {
 			if ctx.Err() != nil {
 				return nil
 			}
-			if ne, ok := err.(net.Error); ok && ne.Timeout() || errors.Is(err, errTooManyFiles) {
+			var ne net.Error
+			if errors.As(err, &ne) && ne.Timeout() || errors.Is(err, errTooManyFiles) {
 				p.log.Error("cannot accept", "err", err)
 				select {
 				case <-ctx.Done():

@@ -310,7 +310,7 @@ func TestPinning(t *testing.T) {
 		}
 		defer d.Close(ctxT(t))
 		if _, err := d.Exec(ctxT(t), "SELECT * FROM tt"); code(err) != "42P01" {
-			return fmt.Errorf("temporary table is still there: %v", err)
+			return fmt.Errorf("temporary table is still there: %w", err)
 		}
 		return nil
 	})
@@ -349,7 +349,7 @@ func TestCancel(t *testing.T) {
 		eventually.Nil(t, time.Minute, func() error {
 			var n int
 			if err := db.QueryRow("SELECT count(*)::int FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep%' AND state = 'active'").Scan(&n); err != nil || n == 0 {
-				return fmt.Errorf("not running: %v", err)
+				return fmt.Errorf("not running: %w", err)
 			}
 			return nil
 		})
@@ -421,14 +421,14 @@ func TestClientVanishes(t *testing.T) {
 	}
 	eventually.Nil(t, time.Minute, func() error {
 		if n, err := running(); err != nil || n != 1 {
-			return fmt.Errorf("%d run, %v", n, err)
+			return fmt.Errorf("%d run, %w", n, err)
 		}
 		return nil
 	})
 	_ = d.PgConn().Conn().Close()
 	eventually.Nil(t, time.Minute, func() error {
 		if n, err := running(); err != nil || n != 0 {
-			return fmt.Errorf("%d run, %v", n, err)
+			return fmt.Errorf("%d run, %w", n, err)
 		}
 		return nil
 	})

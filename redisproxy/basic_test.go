@@ -27,6 +27,7 @@ func TestTypicalUse(t *testing.T) {
 }
 
 func typicalUse(t *testing.T, cl *redis.Client, r *rig, db int) {
+	t.Helper()
 	ctx := context.Background()
 	ok := func(err error) {
 		t.Helper()

@@ -1,7 +1,6 @@
 package redisproxy_test
 
 import (
-	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -61,7 +60,7 @@ func TestPasswordFiles(t *testing.T) {
 		if cfg.Timeouts.Hold != 8*time.Second {
 			t.Fatalf("default lost: %v", cfg.Timeouts.Hold)
 		}
-		_, err := redisproxy.New(cfg, slog.New(slog.NewTextHandler(io.Discard, nil)), prometheus.NewRegistry())
+		_, err := redisproxy.New(cfg, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
 		if err == nil || !strings.Contains(err.Error(), file) {
 			t.Errorf("%s: %v", file, err)
 		}

@@ -52,7 +52,7 @@ func startProxy(tb testing.TB, c *servertest.RedisCluster, change func(*redispro
 	if err != nil {
 		tb.Fatal(err)
 	}
-	var out io.Writer = io.Discard
+	out := io.Discard
 	if os.Getenv("FOURNINES_TEST_LOG") != "" {
 		out = os.Stderr
 	}

@@ -61,6 +61,7 @@ func TestReshardingUnderLoad(t *testing.T) {
 }
 
 func reshard(t *testing.T, r *rig, db int) {
+	t.Helper()
 	ctx := context.Background()
 	slot := keyspace.New(db).Slot
 	if db == 0 {
@@ -141,10 +142,10 @@ func TestBlockedPopFollowsItsSlot(t *testing.T) {
 	}()
 	slot := keyspace.New(1).Slot
 	from := r.cluster.Owner(t, slot)
-	eventually.Nil(t, time.Minute, func() error { return blockedClients(r, t, from, 1) })
+	eventually.Nil(t, time.Minute, func() error { return blockedClients(t, r, from, 1) })
 	moveSlot(t, r, slot, from, (from+1)%3, func() {})
 	// The old owner sends its blocked clients on; the proxy follows.
-	eventually.Nil(t, time.Minute, func() error { return blockedClients(r, t, (from+1)%3, 1) })
+	eventually.Nil(t, time.Minute, func() error { return blockedClients(t, r, (from+1)%3, 1) })
 	if err := r.client(t, 1).LPush(ctx, "b", "x").Err(); err != nil {
 		t.Fatal(err)
 	}
@@ -158,7 +159,8 @@ func TestBlockedPopFollowsItsSlot(t *testing.T) {
 	}
 }
 
-func blockedClients(r *rig, t *testing.T, node, want int) error {
+func blockedClients(t *testing.T, r *rig, node, want int) error {
+	t.Helper()
 	info, err := r.cluster.Client(t, node).Info(context.Background(), "clients").Result()
 	if err != nil {
 		return err

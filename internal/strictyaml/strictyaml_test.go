@@ -88,7 +88,7 @@ type config struct {
 	Anything any               `yaml:"anything"`
 	Untagged string
 	Skipped  string `yaml:"-"`
-	hidden   string
+	hidden   string //nolint:unused // the decoder must leave unexported fields alone
 }
 
 func TestDecodesEveryKind(t *testing.T) {

@@ -25,38 +25,38 @@ import (
 )
 
 // startForwarder runs a forwarder in this process until the test ends.
-func startForwarder(t testing.TB, n *Network, change func(*ForwarderConfig)) *Forwarder {
-	t.Helper()
+func startForwarder(tb testing.TB, n *Network, change func(*ForwarderConfig)) *Forwarder {
+	tb.Helper()
 	if err := ProbeTUN(); err != nil {
-		t.Skip(err)
+		tb.Skip(err)
 	}
 	cfg, err := n.ForwarderConfig()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	if change != nil {
 		change(&cfg)
 	}
 	f, err := NewForwarder(cfg, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- f.Run(ctx) }()
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {
-			t.Errorf("forwarder: %v", err)
+			tb.Errorf("forwarder: %v", err)
 		}
 	})
 	select {
 	case <-f.Ready():
 	case err := <-done:
 		done <- err
-		t.Fatal(err)
+		tb.Fatal(err)
 	case <-time.After(patience):
-		t.Fatal("forwarder is not ready")
+		tb.Fatal("forwarder is not ready")
 	}
 	return f
 }

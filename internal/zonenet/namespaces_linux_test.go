@@ -25,41 +25,41 @@ const (
 )
 
 // testNetwork makes a network with a name of its own and removes it at the end.
-func testNetwork(t testing.TB, change func(*Config)) *Network {
-	t.Helper()
+func testNetwork(tb testing.TB, change func(*Config)) *Network {
+	tb.Helper()
 	if err := Probe(); err != nil {
-		t.Skip(err)
+		tb.Skip(err)
 	}
 	cfg := Config{
 		ID: fmt.Sprintf("t%04x", rand.N(0x10000)), Mode: Namespaces, Zones: []string{"a", "b", "c"},
 		HostNumbers:   []int{2},
 		ZoneNumbers:   map[string][]int{"a": {10, 20}, "b": {10, 20}, "c": {10}},
-		ControlSocket: t.TempDir() + "/zonelink.sock",
+		ControlSocket: tb.TempDir() + "/zonelink.sock",
 	}
 	if change != nil {
 		change(&cfg)
 	}
 	n, err := New(cfg, slog.New(slog.DiscardHandler))
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		if err := n.Delete(context.Background()); err != nil {
-			t.Errorf("delete: %v", err)
+			tb.Errorf("delete: %v", err)
 		}
-		if left := leftovers(t, cfg.ID); left != "" {
-			t.Errorf("delete left %s", left)
+		if left := leftovers(tb, cfg.ID); left != "" {
+			tb.Errorf("delete left %s", left)
 		}
 	})
-	if err := n.Ensure(t.Context()); err != nil {
-		t.Fatal(err)
+	if err := n.Ensure(tb.Context()); err != nil {
+		tb.Fatal(err)
 	}
 	return n
 }
 
 // leftovers lists what a network has on the machine.
-func leftovers(t testing.TB, id string) string {
-	t.Helper()
+func leftovers(tb testing.TB, id string) string {
+	tb.Helper()
 	var out []string
 	entries, _ := os.ReadDir(namespaceDir)
 	for _, e := range entries {
@@ -69,7 +69,7 @@ func leftovers(t testing.TB, id string) string {
 	}
 	links, err := netlink.LinkList()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	for _, l := range links {
 		if strings.HasPrefix(l.Attrs().Name, "fn"+id) {

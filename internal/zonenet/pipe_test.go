@@ -15,6 +15,7 @@ import (
 )
 
 func testPipe(t testing.TB, write func([]byte) error) *pipe {
+	t.Helper()
 	counter := func() prometheus.Counter { return prometheus.NewCounter(prometheus.CounterOpts{Name: "x"}) }
 	p := newPipe(time.Now(), newBuffers(), pipeStats{
 		packets: counter(), bytes: counter(), lost: counter(), dropped: counter(), cut: counter(), overflow: counter(), writeError: counter(),

@@ -328,13 +328,13 @@ func (s *scanner) set() (Facts, bool) {
 		f.Name = string(text)
 	}
 	for {
-		kind, text = s.next()
-		switch {
-		case kind == 0:
+		kind, _ = s.next()
+		switch kind {
+		case 0:
 			return f, false
-		case kind == ';':
+		case ';':
 			return f, true
-		case kind == '.':
+		case '.':
 			if kind, text = s.next(); kind == 'w' || kind == 'q' {
 				f.Name += "." + string(text)
 			}

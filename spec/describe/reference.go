@@ -47,8 +47,8 @@ A section that is present but empty keeps its defaults. A list replaces the defa
 			continue
 		}
 		fmt.Fprintf(&b, "\n## %s\n\n%s", f.Name, f.Doc)
-		switch {
-		case f.Kind == List:
+		switch f.Kind {
+		case List:
 			text, err := flow(f.Default)
 			if err != nil {
 				return nil, fmt.Errorf("field %s: %w", f.Path, err)

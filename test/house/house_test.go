@@ -47,7 +47,7 @@ func packages(t *testing.T) []goPackage {
 // subpackages.
 var layers = [][]string{
 	{"spec", "topology", "internal/strictyaml"},
-	{"internal/"},
+	{"internal/", "component/internal/"},
 	{"gateway", "pgproxy", "redisproxy", "loadbalancer", "difysim", "component/", "observe", "backup", "audit"},
 	{"local", "drill", "console"},
 	{"internal/cli"},

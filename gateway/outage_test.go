@@ -1,0 +1,233 @@
+package gateway
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"fournines/internal/eventually"
+)
+
+// database stands in for what all instances wait for. Health checks do not
+// touch it.
+type database struct {
+	mu   sync.Mutex
+	back chan struct{} // closed while it answers
+}
+
+func newDatabase() *database {
+	d := &database{back: make(chan struct{})}
+	close(d.back)
+	return d
+}
+
+// fail lets every request wait for as long.
+func (d *database) fail(tb testing.TB, outage time.Duration) {
+	tb.Helper()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	back := make(chan struct{})
+	d.back = back
+	timer := time.AfterFunc(outage, func() { close(back) })
+	tb.Cleanup(func() { timer.Stop() })
+}
+
+func (d *database) app(name string) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		d.mu.Lock()
+		back := d.back
+		d.mu.Unlock()
+		select {
+		case <-back:
+			_, _ = io.WriteString(w, name)
+		case <-r.Context().Done():
+		}
+	}
+}
+
+func waitUsable(tb testing.TB, g *running, want int) {
+	tb.Helper()
+	eventually.Nil(tb, patience, func() error {
+		if got, _ := g.pool.Healthy(); got != want {
+			return fmt.Errorf("%d usable, want %d", got, want)
+		}
+		return nil
+	})
+}
+
+func TestZoneAndDatabaseLost(t *testing.T) {
+	const outage = 2 * time.Second
+	db := newDatabase()
+	a1, a2 := newInstance(t, "zone-a", db.app("a")), newInstance(t, "zone-a", db.app("a"))
+	b1, b2 := newInstance(t, "zone-b", db.app("b")), newInstance(t, "zone-b", db.app("b"))
+	cfg := testConfig(a1, a2, b1, b2)
+	cfg.Retry.TryTimeout = outage / 10
+	g := start(t, cfg)
+	b1.kill()
+	b2.kill()
+	waitUsable(t, g, 2)
+	db.fail(t, outage)
+	c := client(t)
+	var wg sync.WaitGroup
+	for i := range 40 {
+		wg.Go(func() {
+			path, method := "/v1/parameters", http.MethodGet
+			if i%4 == 0 {
+				path, method = "/v1/chat-messages", http.MethodPost
+			}
+			req, err := http.NewRequest(method, g.url+path, strings.NewReader("{}"))
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			resp, err := c.Do(req)
+			if err != nil {
+				t.Errorf("%s: %v", path, err)
+				return
+			}
+			defer resp.Body.Close()
+			if b, err := io.ReadAll(resp.Body); err != nil || resp.StatusCode != http.StatusOK || string(b) != "a" {
+				t.Errorf("%s: %d %q %v", path, resp.StatusCode, b, err)
+			}
+		})
+	}
+	wg.Wait()
+	if usable, _ := g.pool.Healthy(); usable != 2 {
+		t.Errorf("%d usable after it", usable)
+	}
+	for _, in := range []*instance{a1, a2} {
+		for _, reason := range []string{"errors", "5xx", "share"} {
+			if n := g.metric(t, g.m.ejections.WithLabelValues(in.addr, reason)); n != 0 {
+				t.Errorf("%s was ejected %v times for %s", in.addr, n, reason)
+			}
+		}
+	}
+}
+
+func TestLastAttemptWaits(t *testing.T) {
+	const outage = 1500 * time.Millisecond
+	for name, tc := range map[string]struct {
+		instances int
+		spoil     func(*Config)
+		cuts      int64 // attempts that may be given up
+	}{
+		"nobody else":     {1, func(*Config) {}, 0},
+		"all tried":       {2, func(c *Config) { c.Retry.Attempts = 100 }, 1},
+		"attempts spent":  {3, func(c *Config) { c.Retry.Attempts = 2 }, 1},
+		"no retries":      {2, func(c *Config) { c.Retry.Attempts = 1 }, 0},
+		"budget is spent": {2, func(c *Config) { c.Retry.BudgetMin, c.Retry.BudgetShare = 0, 0 }, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			db := newDatabase()
+			var ins []*instance
+			for range tc.instances {
+				ins = append(ins, newInstance(t, "zone-a", db.app("a")))
+			}
+			cfg := testConfig(ins...)
+			cfg.Retry.TryTimeout = outage / 15
+			tc.spoil(&cfg)
+			g := start(t, cfg)
+			db.fail(t, outage)
+			if status, body, _ := get(t, client(t), g.url+"/v1/meta"); status != 200 || body != "a" {
+				t.Fatalf("got %d %q", status, body)
+			}
+			var served int64
+			for _, in := range ins {
+				served += in.served.Load()
+			}
+			if served != tc.cuts+1 {
+				t.Fatalf("%d attempts, want %d", served, tc.cuts+1)
+			}
+		})
+	}
+}
+
+func TestWaitingAttemptEndsWithTheRequest(t *testing.T) {
+	db := newDatabase()
+	a := newInstance(t, "zone-a", db.app("a"))
+	cfg := testConfig(a)
+	cfg.Retry.TryTimeout, cfg.Limits.RequestTimeout = 50*time.Millisecond, 500*time.Millisecond
+	g := start(t, cfg)
+	db.fail(t, patience)
+	if status, body, _ := get(t, client(t), g.url+"/v1/meta"); status != 504 || !strings.Contains(body, `"status":504`) {
+		t.Fatalf("got %d %q", status, body)
+	}
+}
+
+func TestWaitingAttemptLeavesWhenSomebodyComes(t *testing.T) {
+	db := newDatabase()
+	a, b := newInstance(t, "zone-a", db.app("a")), newInstance(t, "zone-b", say("b"))
+	cfg := testConfig(a, b)
+	cfg.Retry.TryTimeout = 50 * time.Millisecond
+	g := start(t, cfg)
+	b.healthy.Store(false)
+	waitUsable(t, g, 1)
+	db.fail(t, 2*patience)
+	go func() {
+		for a.served.Load() == 0 {
+			time.Sleep(eventually.Poll)
+		}
+		time.Sleep(4 * cfg.Retry.TryTimeout) // nowhere to go at first
+		b.healthy.Store(true)
+	}()
+	if status, body, _ := get(t, client(t), g.url+"/v1/meta"); status != 200 || body != "b" {
+		t.Fatalf("got %d %q", status, body)
+	}
+}
+
+// Who leaves a slow instance and meets a dead one goes back and waits.
+func TestLeavingForADeadInstance(t *testing.T) {
+	db := newDatabase()
+	a, b := newInstance(t, "zone-a", db.app("a")), newInstance(t, "zone-b", say("b"))
+	cfg := testConfig(a, b)
+	cfg.Health.Interval = time.Hour // nobody knows that b is dead
+	cfg.Retry.TryTimeout, cfg.Retry.Attempts = 100*time.Millisecond, 2
+	g := start(t, cfg)
+	b.kill()
+	db.fail(t, time.Second)
+	if status, body, _ := get(t, client(t), g.url+"/v1/meta"); status != 200 || body != "a" {
+		t.Fatalf("got %d %q", status, body)
+	}
+}
+
+func TestErrorShareEjects(t *testing.T) {
+	for name, bad := range map[string]http.HandlerFunc{
+		"5xx":   func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) },
+		"reset": func(w http.ResponseWriter, _ *http.Request) { abort(w) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			var n atomic.Int64
+			a := newInstance(t, "zone-a", func(w http.ResponseWriter, r *http.Request) {
+				if n.Add(1)%2 == 0 {
+					bad(w, r)
+				}
+			})
+			b := newInstance(t, "zone-a", say("b"))
+			cfg := testConfig(a, b)
+			cfg.Ejection.BaseTime, cfg.Ejection.ErrorWindow = time.Minute, time.Minute
+			g := start(t, cfg)
+			c := client(t)
+			ejected := func() float64 { return g.metric(t, g.m.ejections.WithLabelValues(a.addr, "share")) }
+			for range 1000 {
+				if ejected() > 0 {
+					break
+				}
+				post(t, c, g.url+"/console/api/x", `{}`)
+			}
+			if ejected() != 1 {
+				t.Fatalf("not ejected after %d requests", n.Load())
+			}
+			for range 20 {
+				if status, body, _ := post(t, c, g.url+"/console/api/x", `{}`); status != 200 || body != "b" {
+					t.Fatalf("after the ejection: %d %q", status, body)
+				}
+			}
+		})
+	}
+}
