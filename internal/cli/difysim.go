@@ -7,8 +7,6 @@ import (
 	"net"
 	"os"
 
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/spf13/cobra"
 
 	"fournines/difysim"
@@ -45,8 +43,7 @@ func (a *app) difysimCommand() *cobra.Command {
 			return fmt.Errorf("difysim %s: %w: choose another address in listen", role, err)
 		}
 		defer ln.Close()
-		reg := prometheus.NewRegistry()
-		reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+		reg := processRegistry()
 		if role == difysim.RoleWorker {
 			w, err := difysim.NewWorker(cfg, log, reg)
 			if err != nil {

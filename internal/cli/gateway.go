@@ -4,21 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
-	"os"
-	"os/signal"
-	"syscall"
 
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/spf13/cobra"
 
 	"fournines/gateway"
-	"fournines/internal/adminhttp"
-	"fournines/internal/lifecycle"
 	"fournines/internal/logging"
-	"fournines/internal/strictyaml"
 )
 
 // gatewayFlags are the flags of `fournines gateway`.
@@ -76,17 +67,7 @@ themselves within drain.timeout.`,
 func (f *gatewayFlags) load() (gateway.Config, error) {
 	cfg := gateway.DefaultConfig()
 	if f.config != "" {
-		data, err := os.ReadFile(f.config)
-		if err != nil {
-			return cfg, fmt.Errorf("read configuration: %w", err)
-		}
-		if err := strictyaml.Unmarshal(f.config, data, &cfg); err != nil {
-			return cfg, err
-		}
-		if err := cfg.Validate(); err != nil {
-			return cfg, fmt.Errorf("%s: %w", f.config, err)
-		}
-		return cfg, nil
+		return cfg, loadConfig(f.config, &cfg)
 	}
 	if len(f.upstreams) == 0 {
 		return cfg, errors.New("no Dify instance: give --upstream http://host:port@zone for each, or --config FILE")
@@ -107,72 +88,32 @@ func (a *app) runGateway(ctx context.Context, f *gatewayFlags) error {
 	if err != nil {
 		return &exitError{code: 2, err: err}
 	}
-	if f.check {
-		fmt.Fprintln(a.stdout, "ok")
-		return nil
-	}
 	log, err := logging.New(a.stderr, f.logLevel)
 	if err != nil {
 		return &exitError{code: 2, err: err}
 	}
 	log = log.With("component", "gateway")
-	reg := prometheus.NewRegistry()
-	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	reg := processRegistry()
 	g, err := gateway.New(cfg, log, reg)
 	if err != nil {
 		return &exitError{code: 2, err: err}
 	}
-
-	var listen net.ListenConfig
-	ln, err := listen.Listen(ctx, "tcp", cfg.Listen)
-	if err != nil {
-		return fmt.Errorf("listen: %w", err)
+	if f.check {
+		fmt.Fprintln(a.stdout, "ok")
+		return nil
 	}
-	defer ln.Close()
-	var group lifecycle.Group
-	// The admin face is added first, so that it stays up during the drain and
-	// tells the load balancer about it.
-	if cfg.AdminListen != "" {
-		adminLn, err := listen.Listen(ctx, "tcp", cfg.AdminListen)
-		if err != nil {
-			return fmt.Errorf("adminListen: %w", err)
-		}
-		defer adminLn.Close()
-		admin := &adminhttp.Server{Gatherer: reg, Ready: g.Ready}
-		group.Add("admin", func(ctx context.Context) error { return admin.Run(ctx, adminLn) })
+	d := daemon{
+		name: "gateway", log: log, reg: reg, listen: cfg.Listen, adminListen: cfg.AdminListen, ready: g.Ready,
+		run: func(ctx context.Context, ln net.Listener) error { return g.Run(ctx, ln) },
 	}
 	if f.config != "" {
-		// From here on SIGHUP does not end the process.
-		hup := make(chan os.Signal, 1)
-		signal.Notify(hup, syscall.SIGHUP)
-		defer signal.Stop(hup)
-		group.Add("reload", func(ctx context.Context) error { return reloadGateway(ctx, hup, f, g, log) })
-	}
-	group.Add("gateway", func(ctx context.Context) error { return g.Run(ctx, ln) })
-	log.Info("gateway started", "listen", ln.Addr().String(), "zone", cfg.Zone, "upstreams", len(cfg.Upstreams))
-	if err := group.Run(ctx); err != nil {
-		return err
-	}
-	log.Info("gateway stopped")
-	return nil
-}
-
-// reloadGateway reads the file again at each SIGHUP.
-func reloadGateway(ctx context.Context, hup <-chan os.Signal, f *gatewayFlags, g *gateway.Gateway, log *slog.Logger) error {
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-hup:
+		d.reload = func() error {
+			next, err := f.load()
+			if err != nil {
+				return err
+			}
+			return g.Reload(next)
 		}
-		cfg, err := f.load()
-		if err == nil {
-			err = g.Reload(cfg)
-		}
-		if err != nil {
-			log.Error("configuration not reloaded, the old one stays", "err", err)
-			continue
-		}
-		log.Info("configuration reloaded", "upstreams", len(cfg.Upstreams))
 	}
+	return serve(ctx, d)
 }

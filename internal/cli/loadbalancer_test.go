@@ -141,12 +141,12 @@ func TestLoadbalancerCommand(t *testing.T) {
 		})
 	}
 	write("services: nonsense\n")
-	hangup("configuration is not reloaded")
+	hangup("configuration not reloaded")
 	if err := says("first")(); err != nil {
 		t.Errorf("after a wrong file: %v", err)
 	}
 	write(config(greeter(t, "second")))
-	hangup("configuration is reloaded")
+	hangup("configuration reloaded")
 	if err := says("second")(); err != nil {
 		t.Errorf("after the reload: %v", err)
 	}

@@ -3,17 +3,9 @@ package cli
 import (
 	"context"
 	"fmt"
-	"net"
-	"os"
-	"os/signal"
-	"syscall"
 
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/spf13/cobra"
 
-	"fournines/internal/adminhttp"
-	"fournines/internal/lifecycle"
 	"fournines/internal/logging"
 	"fournines/pgproxy"
 )
@@ -55,8 +47,7 @@ func (a *app) runPGProxy(ctx context.Context, path string, check bool) error {
 		return &exitError{code: 2, err: fmt.Errorf("%s: logLevel: %w", path, err)}
 	}
 	log = log.With("component", "pgproxy")
-	reg := prometheus.NewRegistry()
-	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	reg := processRegistry()
 	p, err := pgproxy.New(cfg, log, reg)
 	if err != nil {
 		return &exitError{code: 2, err: err}
@@ -65,49 +56,14 @@ func (a *app) runPGProxy(ctx context.Context, path string, check bool) error {
 		fmt.Fprintln(a.stdout, "ok")
 		return nil
 	}
-	var listen net.ListenConfig
-	ln, err := listen.Listen(ctx, "tcp", cfg.Listen)
-	if err != nil {
-		return fmt.Errorf("listen: %w", err)
-	}
-	defer ln.Close()
-	var group lifecycle.Group
-	// The admin face is added first, so that it stays up during the drain.
-	if cfg.AdminListen != "" {
-		adminLn, err := listen.Listen(ctx, "tcp", cfg.AdminListen)
-		if err != nil {
-			return fmt.Errorf("adminListen: %w", err)
-		}
-		defer adminLn.Close()
-		admin := &adminhttp.Server{Gatherer: reg, Ready: p.Ready}
-		group.Add("admin", func(ctx context.Context) error { return admin.Run(ctx, adminLn) })
-	}
-	group.Add("reload", func(ctx context.Context) error {
-		hup := make(chan os.Signal, 1)
-		signal.Notify(hup, syscall.SIGHUP)
-		defer signal.Stop(hup)
-		for {
-			select {
-			case <-ctx.Done():
-				return nil
-			case <-hup:
-			}
+	return serve(ctx, daemon{
+		name: "pgproxy", log: log, reg: reg, listen: cfg.Listen, run: p.Run, adminListen: cfg.AdminListen, ready: p.Ready,
+		reload: func() error {
 			next, err := pgproxy.LoadConfig(path)
-			if err == nil {
-				err = p.Reload(next)
-			}
 			if err != nil {
-				log.Error("configuration not reloaded, the old one stays", "err", err)
-				continue
+				return err
 			}
-			log.Info("configuration reloaded")
-		}
+			return p.Reload(next)
+		},
 	})
-	group.Add("pgproxy", func(ctx context.Context) error { return p.Run(ctx, ln) })
-	log.Info("pgproxy started", "listen", ln.Addr().String(), "zone", cfg.Zone, "backends", len(cfg.Backends))
-	if err := group.Run(ctx); err != nil {
-		return err
-	}
-	log.Info("pgproxy stopped")
-	return nil
 }

@@ -3,14 +3,12 @@ package cli
 import (
 	"context"
 	"fmt"
-	"os"
 
 	"github.com/spf13/cobra"
 
 	"fournines/internal/adminhttp"
 	"fournines/internal/lifecycle"
 	"fournines/internal/logging"
-	"fournines/internal/strictyaml"
 	"fournines/internal/zonenet"
 )
 
@@ -33,24 +31,9 @@ file again; the control socket serves GET and PUT /links.`,
 	return cmd
 }
 
-func loadZonelinkConfig(path string) (zonenet.ForwarderConfig, error) {
-	var cfg zonenet.ForwarderConfig
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return cfg, fmt.Errorf("read configuration: %w", err)
-	}
-	if err := strictyaml.Unmarshal(path, data, &cfg); err != nil {
-		return cfg, err
-	}
-	if err := cfg.Validate(); err != nil {
-		return cfg, fmt.Errorf("%s: %w", path, err)
-	}
-	return cfg, nil
-}
-
 func (a *app) runZonelink(ctx context.Context, path string) error {
-	cfg, err := loadZonelinkConfig(path)
-	if err != nil {
+	var cfg zonenet.ForwarderConfig
+	if err := loadConfig(path, &cfg); err != nil {
 		return err
 	}
 	logger, err := logging.New(a.stderr, cfg.LogLevel)
@@ -76,8 +59,8 @@ func (a *app) runZonelink(ctx context.Context, path string) error {
 	group.Add("forwarder", forwarder.Run)
 	group.Add("reload", func(ctx context.Context) error {
 		return onHangup(ctx, logger, func() error {
-			next, err := loadZonelinkConfig(path)
-			if err != nil {
+			var next zonenet.ForwarderConfig
+			if err := loadConfig(path, &next); err != nil {
 				return err
 			}
 			return forwarder.SetLinks(next.Links)

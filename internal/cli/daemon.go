@@ -1,0 +1,116 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"fournines/internal/adminhttp"
+	"fournines/internal/lifecycle"
+	"fournines/internal/strictyaml"
+)
+
+// daemon is one of our long-running processes, ready to be run.
+type daemon struct {
+	// name is the component's in logs.
+	name string
+	log  *slog.Logger
+	reg  *prometheus.Registry
+	// listen is the host:port for clients, handed to run as an open listener.
+	listen string
+	run    func(ctx context.Context, ln net.Listener) error
+	// adminListen is the host:port of /metrics, /livez and /readyz; empty for none.
+	adminListen string
+	ready       func() error
+	// reload reads the configuration again at SIGHUP; nil means that SIGHUP ends
+	// the process as usual.
+	reload func() error
+}
+
+// serve opens the listeners of d and runs it until ctx ends.
+func serve(ctx context.Context, d daemon) error {
+	var listen net.ListenConfig
+	ln, err := listen.Listen(ctx, "tcp", d.listen)
+	if err != nil {
+		return fmt.Errorf("listen: %w", err)
+	}
+	defer ln.Close()
+	var group lifecycle.Group
+	// The admin face is added first, so that it stays up during the drain and
+	// tells the load balancer about it.
+	if err := addAdmin(ctx, &group, d.adminListen, &adminhttp.Server{Gatherer: d.reg, Ready: d.ready}); err != nil {
+		return err
+	}
+	if d.reload != nil {
+		group.Add("reload", func(ctx context.Context) error { return onHangup(ctx, d.log, d.reload) })
+	}
+	group.Add(d.name, func(ctx context.Context) error { return d.run(ctx, ln) })
+	d.log.Info("started", "listen", ln.Addr().String())
+	if err := group.Run(ctx); err != nil {
+		return err
+	}
+	d.log.Info("stopped")
+	return nil
+}
+
+// addAdmin opens the admin listener and adds its server; an empty address is none.
+func addAdmin(ctx context.Context, group *lifecycle.Group, address string, server *adminhttp.Server) error {
+	if address == "" {
+		return nil
+	}
+	var listen net.ListenConfig
+	ln, err := listen.Listen(ctx, "tcp", address)
+	if err != nil {
+		return fmt.Errorf("listen on the admin address: %w", err)
+	}
+	// Run closes the listener; it always runs, if only to be stopped at once.
+	group.Add("admin", func(ctx context.Context) error { return server.Run(ctx, ln) })
+	return nil
+}
+
+// processRegistry is a registry with the metrics of the process itself.
+func processRegistry() *prometheus.Registry {
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return reg
+}
+
+// onHangup calls reload at each SIGHUP until ctx ends. A reload that fails
+// leaves everything as it was.
+func onHangup(ctx context.Context, logger *slog.Logger, reload func() error) error {
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-hangup:
+			if err := reload(); err != nil {
+				logger.Error("configuration not reloaded, the old one stays", "err", err)
+			} else {
+				logger.Info("configuration reloaded")
+			}
+		}
+	}
+}
+
+// loadConfig reads the file at path into cfg, which holds the defaults, and
+// checks it. The error is for a wrong call: exit code 2.
+func loadConfig(path string, cfg strictyaml.Validator) error {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return &exitError{code: 2, err: fmt.Errorf("read configuration: %w", err)}
+	}
+	if err := strictyaml.UnmarshalValid(path, data, cfg); err != nil {
+		return &exitError{code: 2, err: err}
+	}
+	return nil
+}
