@@ -72,14 +72,30 @@ func (a *app) rootCommand() *cobra.Command {
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.AddCommand(a.initCommand(), a.configCommand())
-	root.AddCommand(a.upCommand(), a.downCommand(), a.statusCommand(), a.logsCommand(), a.restartCommand(), a.startCommand(), a.stopCommand(),
-		a.killCommand(), a.pauseCommand(), a.resumeCommand(), a.zoneCommand(), a.superviseCommand())
-	root.AddCommand(a.difysimCommand())
-	root.AddCommand(a.loadbalancerCommand(), a.zonelinkCommand())
-	root.AddCommand(a.gatewayCommand())
-	root.AddCommand(a.pgproxyCommand())
-	root.AddCommand(a.redisproxyCommand())
-	root.AddCommand(a.drillCommand())
+	// The help lists commands by what a person wants to do.
+	for _, g := range []struct {
+		id, title string
+		commands  []*cobra.Command
+	}{
+		{"stack", "Run a stack on this machine:", []*cobra.Command{
+			a.upCommand(), a.statusCommand(), a.logsCommand(), a.downCommand(),
+			a.restartCommand(), a.startCommand(), a.stopCommand(),
+		}},
+		{"spec", "Describe it:", []*cobra.Command{a.initCommand(), a.configCommand()}},
+		{"faults", "Break it on purpose:", []*cobra.Command{
+			a.drillCommand(), a.killCommand(), a.pauseCommand(), a.resumeCommand(), a.zoneCommand(),
+		}},
+		{"parts", "Run one part alone:", []*cobra.Command{
+			a.gatewayCommand(), a.pgproxyCommand(), a.redisproxyCommand(), a.loadbalancerCommand(),
+			a.zonelinkCommand(), a.difysimCommand(),
+		}},
+	} {
+		root.AddGroup(&cobra.Group{ID: g.id, Title: g.title})
+		for _, c := range g.commands {
+			c.GroupID = g.id
+			root.AddCommand(c)
+		}
+	}
+	root.AddCommand(a.superviseCommand())
 	return root
 }

@@ -91,7 +91,7 @@ func TestSupervisorCrash(t *testing.T) {
 	before := theStack.status(t)
 	killSupervisor(t)
 	var parameters map[string]any
-	call(t, "GET", "/v1/parameters?user=crash", theStack.credentialsFrom(t, before).Gateway.AppKey, nil, &parameters)
+	call(t, "GET", "/v1/parameters?user=crash", theStack.credentials(t).Gateway.AppKey, nil, &parameters)
 	if out, err := theStack.run(2*time.Minute, "up", "--detach", "-f", theStack.spec); err != nil {
 		t.Fatalf("up: %v\n%s", err, out)
 	}

@@ -184,9 +184,19 @@ type credentials struct {
 	}
 }
 
+// credentials reads what `status` names as the credentials file. It does not
+// ask for the status, which needs a supervisor.
 func (s *stack) credentials(t *testing.T) credentials {
 	t.Helper()
-	return s.credentialsFrom(t, s.status(t))
+	text, err := os.ReadFile(filepath.Join(s.data, "credentials.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var c credentials
+	if err := json.Unmarshal(text, &c); err != nil {
+		t.Fatal(err)
+	}
+	return c
 }
 
 // webhook remembers what Alertmanager sent.
@@ -212,19 +222,4 @@ func (h *webhook) received(text string) bool {
 		}
 	}
 	return false
-}
-
-// credentialsFrom reads the credentials file that a status names, without
-// asking for the status again.
-func (s *stack) credentialsFrom(t *testing.T, st topology.Status) credentials {
-	t.Helper()
-	text, err := os.ReadFile(st.CredentialsFile)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var c credentials
-	if err := json.Unmarshal(text, &c); err != nil {
-		t.Fatal(err)
-	}
-	return c
 }

@@ -36,6 +36,9 @@ func TestEveryComponentIsReady(t *testing.T) {
 			}
 		}
 	}
+	if st.CredentialsFile != filepath.Join(st.DataDir, "credentials.json") {
+		t.Errorf("credentials file is %q", st.CredentialsFile)
+	}
 	t.Logf("%d components, %d MiB, ready after %v", n, memory>>20, theStack.started.Round(100*time.Millisecond))
 	if memory == 0 || memory > 4<<30 {
 		t.Errorf("memory in all is %d MiB, want it known and under 4096", memory>>20)
