@@ -62,8 +62,8 @@ bench-pgproxy: ## statements through pgproxy and direct
 bench-redis: ## commands through redisproxy and direct
 	go test -run '^$$' -bench . -benchmem ./redisproxy/...
 
-soak: build ## ten minutes of load and faults on a stack of its own
-	FOURNINES_REQUIRE_SERVERS=1 go test -count=1 -timeout 30m -tags soak -run Soak -v ./test/...
+soak: setup-test build ## ten minutes of load and faults on a stack of its own
+	FOURNINES_REQUIRE_SERVERS=1 go test -count=1 -timeout 40m -tags soak -run Soak -v ./test/stack
 
 clean: ## remove what was built
 	rm -rf bin .tools

@@ -26,14 +26,22 @@ func newDatabase() *database {
 	return d
 }
 
-// fail lets every request wait for as long.
-func (d *database) fail(tb testing.TB, outage time.Duration) {
+// fail lets every request wait until the function it returns has been called.
+func (d *database) fail(tb testing.TB) (end func()) {
 	tb.Helper()
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	back := make(chan struct{})
 	d.back = back
-	timer := time.AfterFunc(outage, func() { close(back) })
+	end = sync.OnceFunc(func() { close(back) })
+	tb.Cleanup(end)
+	return end
+}
+
+// failFor does it for as long.
+func (d *database) failFor(tb testing.TB, outage time.Duration) {
+	tb.Helper()
+	timer := time.AfterFunc(outage, d.fail(tb))
 	tb.Cleanup(func() { timer.Stop() })
 }
 
@@ -72,7 +80,7 @@ func TestZoneAndDatabaseLost(t *testing.T) {
 	b1.kill()
 	b2.kill()
 	waitUsable(t, g, 2)
-	db.fail(t, outage)
+	db.failFor(t, outage)
 	c := client(t)
 	var wg sync.WaitGroup
 	for i := range 40 {
@@ -111,7 +119,6 @@ func TestZoneAndDatabaseLost(t *testing.T) {
 }
 
 func TestLastAttemptWaits(t *testing.T) {
-	const outage = 1500 * time.Millisecond
 	for name, tc := range map[string]struct {
 		instances int
 		spoil     func(*Config)
@@ -130,19 +137,28 @@ func TestLastAttemptWaits(t *testing.T) {
 				ins = append(ins, newInstance(t, "zone-a", db.app("a")))
 			}
 			cfg := testConfig(ins...)
-			cfg.Retry.TryTimeout = outage / 15
+			cfg.Retry.TryTimeout = 100 * time.Millisecond
 			tc.spoil(&cfg)
 			g := start(t, cfg)
-			db.fail(t, outage)
+			served := func() (n int64) {
+				for _, in := range ins {
+					n += in.served.Load()
+				}
+				return n
+			}
+			recovered := db.fail(t)
+			go func() {
+				for limit := time.Now().Add(patience); served() <= tc.cuts && time.Now().Before(limit); {
+					time.Sleep(eventually.Poll)
+				}
+				time.Sleep(10 * cfg.Retry.TryTimeout) // which must not be the last attempt's end
+				recovered()
+			}()
 			if status, body, _ := get(t, client(t), g.url+"/v1/meta"); status != 200 || body != "a" {
 				t.Fatalf("got %d %q", status, body)
 			}
-			var served int64
-			for _, in := range ins {
-				served += in.served.Load()
-			}
-			if served != tc.cuts+1 {
-				t.Fatalf("%d attempts, want %d", served, tc.cuts+1)
+			if n := served(); n != tc.cuts+1 {
+				t.Fatalf("%d attempts, want %d", n, tc.cuts+1)
 			}
 		})
 	}
@@ -154,7 +170,7 @@ func TestWaitingAttemptEndsWithTheRequest(t *testing.T) {
 	cfg := testConfig(a)
 	cfg.Retry.TryTimeout, cfg.Limits.RequestTimeout = 50*time.Millisecond, 500*time.Millisecond
 	g := start(t, cfg)
-	db.fail(t, patience)
+	db.fail(t)
 	if status, body, _ := get(t, client(t), g.url+"/v1/meta"); status != 504 || !strings.Contains(body, `"status":504`) {
 		t.Fatalf("got %d %q", status, body)
 	}
@@ -168,9 +184,9 @@ func TestWaitingAttemptLeavesWhenSomebodyComes(t *testing.T) {
 	g := start(t, cfg)
 	b.healthy.Store(false)
 	waitUsable(t, g, 1)
-	db.fail(t, 2*patience)
+	db.fail(t)
 	go func() {
-		for a.served.Load() == 0 {
+		for limit := time.Now().Add(patience); a.served.Load() == 0 && time.Now().Before(limit); {
 			time.Sleep(eventually.Poll)
 		}
 		time.Sleep(4 * cfg.Retry.TryTimeout) // nowhere to go at first
@@ -190,7 +206,7 @@ func TestLeavingForADeadInstance(t *testing.T) {
 	cfg.Retry.TryTimeout, cfg.Retry.Attempts = 100*time.Millisecond, 2
 	g := start(t, cfg)
 	b.kill()
-	db.fail(t, time.Second)
+	db.failFor(t, time.Second)
 	if status, body, _ := get(t, client(t), g.url+"/v1/meta"); status != 200 || body != "a" {
 		t.Fatalf("got %d %q", status, body)
 	}

@@ -134,10 +134,10 @@ func (p *planner) addGateway(zone string) error {
 // gatewaySettings carries over what the spec says about any gateway.
 func (p *planner) gatewaySettings(cfg *gateway.Config, s spec.Gateway) {
 	cfg.Balance.LocalThreshold = s.SpillThreshold
-	cfg.Ejection = gateway.Ejection{
-		ConsecutiveErrors: s.Ejection.ConsecutiveErrors, Consecutive5xx: s.Ejection.Consecutive5xx,
-		BaseTime: s.Ejection.BaseTime.Std(), MaxTime: s.Ejection.MaxTime.Std(), MaxShare: s.Ejection.MaxShare,
-	}
+	// Field by field: what the spec does not say keeps the gateway's default.
+	cfg.Ejection.ConsecutiveErrors, cfg.Ejection.Consecutive5xx = s.Ejection.ConsecutiveErrors, s.Ejection.Consecutive5xx
+	cfg.Ejection.BaseTime, cfg.Ejection.MaxTime = s.Ejection.BaseTime.Std(), s.Ejection.MaxTime.Std()
+	cfg.Ejection.MaxShare = s.Ejection.MaxShare
 	cfg.Retry.Attempts, cfg.Retry.BudgetShare = s.Retry.Attempts, s.Retry.Budget
 	cfg.Retry.ConnectTimeout = s.ConnectTimeout.Std()
 	cfg.Stream.Heartbeat = s.Heartbeat.Std()
