@@ -227,18 +227,19 @@ func TestErrorShareEjects(t *testing.T) {
 			b := newInstance(t, "zone-a", say("b"))
 			cfg := testConfig(a, b)
 			cfg.Ejection.BaseTime, cfg.Ejection.ErrorWindow = time.Minute, time.Minute
+			cfg.Ejection.MinRequests = 6 // the balance sends a bad instance few
 			g := start(t, cfg)
 			c := client(t)
 			ejected := func() float64 { return g.metric(t, g.m.ejections.WithLabelValues(a.addr, "share")) }
-			for range 1000 {
-				if ejected() > 0 {
-					break
+			eventually.Nil(t, time.Minute, func() error {
+				for range 20 {
+					post(t, c, g.url+"/console/api/x", `{}`)
 				}
-				post(t, c, g.url+"/console/api/x", `{}`)
-			}
-			if ejected() != 1 {
-				t.Fatalf("not ejected after %d requests", n.Load())
-			}
+				if ejected() != 1 {
+					return fmt.Errorf("not ejected after %d requests", n.Load())
+				}
+				return nil
+			})
 			for range 20 {
 				if status, body, _ := post(t, c, g.url+"/console/api/x", `{}`); status != 200 || body != "b" {
 					t.Fatalf("after the ejection: %d %q", status, body)

@@ -2,6 +2,7 @@ package pgproxy
 
 import (
 	"errors"
+	"time"
 
 	"fournines/internal/pgwire"
 	"fournines/pgproxy/route"
@@ -22,7 +23,7 @@ type lostBatch struct {
 // may have happened. The client's connection stays open, except when session
 // state was lost that the client relies on.
 func (s *session) serverLost(srv *server, lost *lostError) {
-	exclusive := s.upMu.TryLock() // nobody handles a message of the client
+	exclusive := s.lockUp(handlingLimit)
 	rerun := s.endServer(srv, lost, exclusive)
 	if rerun != nil {
 		if next, err := s.runQuery(rerun); err == nil && next != nil {
@@ -39,6 +40,25 @@ func (s *session) serverLost(srv *server, lost *lostError) {
 	if exclusive {
 		s.upMu.Unlock()
 	}
+}
+
+// handlingLimit is how long serverLost waits for the message that the client's
+// goroutine is handling. Handling takes microseconds, unless the rest of the
+// message has to come from the client first; a statement that was just written
+// to the lost server can be sent again only once it is over.
+const handlingLimit = 200 * time.Millisecond
+
+// lockUp locks upMu, so that nobody handles a message of the client, and
+// reports whether that was possible within the limit.
+func (s *session) lockUp(limit time.Duration) bool {
+	const pause = time.Millisecond
+	for ; !s.upMu.TryLock(); limit -= pause {
+		if limit <= 0 {
+			return false
+		}
+		time.Sleep(pause)
+	}
+	return true
 }
 
 // endServer does the work of serverLost, and returns the query to send again.

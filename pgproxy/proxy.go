@@ -269,15 +269,30 @@ func (p *Proxy) accept(ctx context.Context, ln net.Listener) error {
 	}
 }
 
+// lastWords is how long the connections to a primary that was lost may stay
+// open when no other server has taken its place. A server that stops in good
+// order refuses newcomers first and then tells each session that it is being
+// ended; who closes before hears nothing, and has to call a statement's outcome
+// unknown that was never executed.
+const lastWords = time.Second
+
 // followPrimary closes every server connection of a reign that has ended.
 func (p *Proxy) followPrimary(ctx context.Context) {
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
 	for {
 		v := p.tracker.View()
 		if v.Primary != nil {
 			p.metrics.everReady.Store(true)
 		}
+		var grace <-chan time.Time
 		for _, srv := range p.servers() {
-			if srv.target != v.Primary {
+			switch {
+			case srv.target == v.Primary:
+			case v.Primary == nil && !v.Demoted(srv.target) && time.Since(v.Since) < lastWords:
+				timer.Reset(lastWords - time.Since(v.Since))
+				grace = timer.C
+			default:
 				srv.close()
 			}
 		}
@@ -285,6 +300,7 @@ func (p *Proxy) followPrimary(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-v.Changed:
+		case <-grace:
 		}
 	}
 }

@@ -63,6 +63,17 @@ type View struct {
 	Since time.Time
 }
 
+// Demoted reports that the server of a reign that has ended still answers: it
+// was not lost, it is no longer the primary.
+func (v *View) Demoted(t *Target) bool {
+	for _, s := range v.Servers {
+		if s.Endpoint == t.Endpoint {
+			return s.Up
+		}
+	}
+	return false
+}
+
 // choose applies the rule of the package comment. highest is the highest
 // timeline seen so far; the new one is returned.
 func choose(servers []Status, highest uint32) (best *Status, newHighest uint32, why string) {
