@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 
+	"github.com/redis/go-redis/v9"
 	"github.com/spf13/cobra"
 
 	"fournines/local"
@@ -40,6 +41,9 @@ func (e *exitError) Unwrap() error { return e.err }
 // Main runs the command that args name and returns the exit code: 0 for
 // success, 1 for a failure, 2 for a wrong call, or the code a command documents.
 func Main(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	// The Redis client prints to stderr in its own form what its callers get as
+	// errors, and log, as well.
+	redis.SetLogger(silentRedis{})
 	a := &app{stdin: stdin, stdout: stdout, stderr: stderr, plan: local.BuildPlan}
 	return a.run(ctx, args)
 }
@@ -64,6 +68,12 @@ func (a *app) run(ctx context.Context, args []string) int {
 	fmt.Fprintln(a.stderr, "fournines: "+err.Error())
 	return 1
 }
+
+// silentRedis drops what the Redis client says on its own.
+type silentRedis struct{}
+
+// Printf implements the Redis client's logger.
+func (silentRedis) Printf(context.Context, string, ...any) {}
 
 func (a *app) rootCommand() *cobra.Command {
 	root := &cobra.Command{
