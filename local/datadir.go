@@ -142,6 +142,33 @@ func Acquire(dir string) (*Lock, error) {
 	return &Lock{f: f}, nil
 }
 
+// AwaitTurn takes the lock that a command holds while it decides whether a
+// stack is to be started or stopped and until its supervisor serves, so that
+// two commands at once act one after the other.
+func AwaitTurn(ctx context.Context, dir string) (*Lock, error) {
+	f, err := os.OpenFile(filepath.Join(dir, turnFile), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		if errors.Is(err, fs.ErrPermission) {
+			return nil, fmt.Errorf("lock %s: permission denied; run as the user who owns that directory, or choose another --data-dir: %w", dir, err)
+		}
+		return nil, fmt.Errorf("lock %s: %w", dir, err)
+	}
+	for {
+		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if err == nil {
+			return &Lock{f: f}, nil
+		}
+		if !errors.Is(err, syscall.EWOULDBLOCK) {
+			_ = f.Close()
+			return nil, fmt.Errorf("lock %s: %w", dir, err)
+		}
+		if err := sleep(ctx, 20*time.Millisecond); err != nil {
+			_ = f.Close()
+			return nil, err
+		}
+	}
+}
+
 // Release gives the lock back.
 func (l *Lock) Release() { _ = l.f.Close() }
 

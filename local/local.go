@@ -64,6 +64,7 @@ const (
 	SpecFile   = "fournines.yaml"
 	stateFile  = "state.json"
 	lockFile   = "lock"
+	turnFile   = "turn"
 	socketFile = "control.sock"
 	markerFile = ".fournines"
 	logDir     = "logs"

@@ -90,7 +90,8 @@ type planner struct {
 
 // BuildPlan turns a spec into everything that runs on this machine. It chooses
 // the stack's addresses, generates its secrets and writes the credentials file;
-// it starts nothing.
+// it starts nothing. A plan that comes with an error is good for its Teardown
+// alone.
 func BuildPlan(ctx context.Context, cfg PlanConfig) (*Plan, error) {
 	p := &planner{PlanConfig: cfg, secrets: OpenSecrets(cfg.Dir, cfg.Owner)}
 	if err := p.secrets.Ensure(secretNames()...); err != nil {
@@ -117,7 +118,7 @@ func BuildPlan(ctx context.Context, cfg PlanConfig) (*Plan, error) {
 		p.addProxies, p.addBalancer, p.addDify, p.addGateways, p.addObservers, p.addEndpoints,
 	} {
 		if err := add(); err != nil {
-			return nil, err
+			return p.plan, err
 		}
 	}
 	return p.plan, p.plan.Validate()

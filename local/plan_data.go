@@ -58,6 +58,24 @@ func (p *planner) addPostgres() error {
 		}
 		etcds = append(etcds, address)
 	}
+	networks := []netip.Prefix{prefix}
+	if p.net.Mode() == zonenet.Loopback {
+		// Whoever does not choose its own address comes from this one.
+		networks = append(networks, netip.PrefixFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), 32))
+	}
+	recovery := postgres.RecoveryConfig{After: p.names("etcd")}
+	for _, zone := range p.net.Zones() {
+		host, err := p.ip(zone, zonePostgres)
+		if err != nil {
+			return err
+		}
+		recovery.Nodes = append(recovery.Nodes, postgres.Config{
+			Cluster: p.Spec.Name, Host: host, Etcd: etcds, DataDir: filepath.Join(p.Dir, "postgres-"+zone),
+		})
+	}
+	if err := p.add(postgres.RecoveryTask(recovery)); err != nil {
+		return err
+	}
 	s := p.Spec.Postgres
 	for _, zone := range p.net.Zones() {
 		host, err := p.ip(zone, zonePostgres)
@@ -67,7 +85,7 @@ func (p *planner) addPostgres() error {
 		name := "postgres-" + zone
 		u, err := postgres.Unit(postgres.Config{
 			Name: name, Zone: zone, Cluster: p.Spec.Name, Host: host, Etcd: etcds,
-			Networks:         []netip.Prefix{prefix},
+			Networks:         networks,
 			DataDir:          filepath.Join(p.Dir, name),
 			MaxConnections:   s.MaxConnections,
 			SharedBuffersMiB: int(s.SharedBuffers >> 20),
@@ -80,7 +98,7 @@ func (p *planner) addPostgres() error {
 			},
 			Owner: p.Owner,
 		})
-		u.After = append(u.After, p.names("etcd")...)
+		u.After = append(u.After, p.names("etcd", "postgres-recovery")...)
 		if err := p.add(u, err); err != nil {
 			return err
 		}

@@ -33,6 +33,7 @@ const (
 	sweepLimit     = 10 * time.Second
 	killLimit      = 15 * time.Second
 	housekeeping   = 10 * time.Second
+	reapAgain      = 100 * time.Millisecond
 	failedAfter    = 5        // crashes in a row
 	diskHintBytes  = 64 << 20 // free space under which a crash is blamed on the disk
 )
@@ -202,6 +203,7 @@ func (s *Supervisor) Run(ctx context.Context, _ *Lock, ln net.Listener) error {
 	run := func(f func(context.Context)) { helpers.Go(func() { f(base) }) }
 	run(s.saveLoop)
 	run(s.housekeepingLoop)
+	run(s.reapLoop)
 	for _, u := range s.units {
 		// Others may ask for the state before the loop has run for the first time.
 		u.view.Store(&topology.Component{Name: u.def.Name, Kind: u.def.Kind, Address: u.def.Address, State: topology.Starting})
@@ -517,50 +519,6 @@ func (s *Supervisor) save() error {
 	s.mu.Unlock()
 	slices.Sort(state.PowerOff)
 	return saveState(s.opts.Dir, state)
-}
-
-// housekeepingLoop rotates logs, measures memory and collects orphans.
-func (s *Supervisor) housekeepingLoop(ctx context.Context) {
-	for sleep(ctx, housekeeping) == nil {
-		s.rotateLogs()
-		s.freshMemory(housekeeping / 2)
-	}
-}
-
-func (s *Supervisor) rotateLogs() {
-	names := []string{SupervisorLog}
-	for _, u := range s.units {
-		names = append(names, u.def.Name)
-	}
-	for _, name := range names {
-		if _, err := process.RotateLog(LogPath(s.opts.Dir, name), s.opts.LogMaxBytes, max(s.opts.LogKeep, 0)); err != nil {
-			s.log.Warn("log not rotated", "unit", name, "err", err)
-		}
-	}
-}
-
-// freshMemory returns the memory of each unit, measured at most maxAge ago.
-func (s *Supervisor) freshMemory(maxAge time.Duration) map[string]int64 {
-	s.memoryMu.Lock()
-	defer s.memoryMu.Unlock()
-	if last := s.memory.Load(); last != nil && time.Since(s.memoryTime) < maxAge {
-		return *last
-	}
-	table, err := process.Scan()
-	if err != nil {
-		s.log.Warn("memory not measured", "err", err)
-		return nil
-	}
-	process.ReapOrphans(table)
-	out := map[string]int64{}
-	for _, u := range s.units {
-		if rec := u.record.Load(); rec.PID != 0 {
-			out[u.def.Name] = process.Memory(table.Members(rec.Identity, u.mark))
-		}
-	}
-	s.memory.Store(&out)
-	s.memoryTime = time.Now()
-	return out
 }
 
 // withDiskHint adds the likeliest cause of a death that the unit itself can

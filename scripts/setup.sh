@@ -5,7 +5,7 @@ set -euo pipefail
 
 usage() {
   cat <<'TEXT'
-Usage: scripts/setup.sh [--test] [--lint] [--check]
+Usage: scripts/setup.sh [--packages] [--test] [--lint] [--check]
 
 Installs, when missing:
   * Debian packages of the servers (etcd, PostgreSQL 15, Patroni, Redis,
@@ -14,14 +14,20 @@ Installs, when missing:
   * the Milvus server from its Python package;
   * the Go modules.
 
-  --test    also the Python environment of the client tests (.tools/venv)
-  --lint    also golangci-lint (.tools/bin; compiling it takes minutes)
-  --check   install nothing: print what is missing, exit 1 if anything is
+  --packages  only the Debian packages: what root has to do for a user without sudo
+  --test      also the Python environment of the client tests (.tools/venv)
+  --lint      also golangci-lint (.tools/bin; compiling it takes minutes)
+  --check     install nothing: print what is missing, exit 1 if anything is
 
-Root is needed for the packages and the account only; the script says what for
-before it asks.
+Go has to be there already. Root is needed for the packages and the account only;
+the script says what for before it asks.
 TEXT
 }
+
+# Root may come with a umask that would hide the servers from the account they run
+# as, and, after `su`, without the directories of the system's own tools.
+umask 022
+PATH=$PATH:/usr/sbin:/sbin
 
 readonly MILVUS_VERSION=2.3.5
 readonly MILVUS_SHA256=69515a0630ce29fd10e101fa442afea8ca1387b93a456cd9bd41fdf3deb93d04
@@ -37,9 +43,10 @@ readonly PACKAGES=(
 
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 readonly repo
-with_test='' with_lint='' check_only=''
+with_test='' with_lint='' check_only='' packages_only=''
 for arg in "$@"; do
   case $arg in
+    --packages) packages_only=1 ;;
     --test) with_test=1 ;;
     --lint) with_lint=1 ;;
     --check) check_only=1 ;;
@@ -60,7 +67,7 @@ as_root() {
 missing_packages=()
 if command -v dpkg-query >/dev/null; then
   installed=$(dpkg-query -W -f '${db:Status-Abbrev}${Package}\n' "${PACKAGES[@]}" 2>/dev/null |
-    sed -n 's/^ii *//p') || true
+    sed -n 's/^.i *//p') || true
   for package in "${PACKAGES[@]}"; do
     grep -qxF -- "$package" <<<"$installed" || missing_packages+=("$package")
   done
@@ -74,7 +81,9 @@ fi
 
 milvus_parent=/opt/fournines
 if [ "$(id -u)" -ne 0 ] && [ "$(cat "$milvus_parent/milvus/VERSION" 2>/dev/null)" != "$MILVUS_VERSION" ]; then
-  milvus_parent=${HOME:?}/.local/share/fournines/tools
+  # Not in ~/.local/share/fournines, which is the stack's data directory: that has
+  # to be empty at the first start, and is deleted with the data.
+  milvus_parent=${HOME:?}/.local/lib/fournines
 fi
 readonly milvus_dir=$milvus_parent/milvus
 missing_milvus=''
@@ -102,9 +111,24 @@ if [ -n "$with_lint" ] && [ "$(cat "$golangci.version" 2>/dev/null)" != "$GOLANG
   missing_lint=1
 fi
 
+# Newer Go fetches the release that go.mod asks for; older Go does not know how.
+go_wanted=$(sed -n 's/^go //p' "$repo/go.mod")
+readonly go_wanted
+go_problem=''
+if ! command -v go >/dev/null; then
+  go_problem="Go is not installed, or not in PATH"
+elif [[ "$(GOTOOLCHAIN=local go env GOVERSION 2>/dev/null)" =~ ^go1\.([0-9]|1[0-9]|20)([^0-9]|$) ]]; then
+  go_problem="$(go version) is too old"
+fi
+
+if [ -n "$packages_only" ]; then
+  missing_account='' missing_milvus='' missing_modules='' missing_venv='' missing_lint='' go_problem=''
+fi
+
 # --- say it ------------------------------------------------------------------
 
 missing=()
+[ -z "$go_problem" ] || missing+=("Go $go_wanted or newer ($go_problem); setup does not install it, see https://go.dev/dl/")
 [ "${#missing_packages[@]}" -eq 0 ] || missing+=("Debian packages: ${missing_packages[*]}")
 [ -z "$missing_account" ] || missing+=("the account $ACCOUNT")
 [ -z "$missing_milvus" ] || missing+=("Milvus $MILVUS_VERSION in $milvus_dir (60 MB to fetch, 250 MB on disk)")
@@ -121,7 +145,7 @@ if [ -n "$check_only" ]; then
   exit 0
 fi
 
-command -v go >/dev/null || fail "Go is not installed; install Go $(sed -n 's/^go //p' "$repo/go.mod") or newer and put it into PATH"
+[ -z "$go_problem" ] || fail "install Go first, then run this again; nothing was changed"
 
 # --- Debian packages and the account (root) ------------------------------------
 
@@ -132,28 +156,67 @@ if [[ " $distribution " != *" debian "* ]]; then
   done
 fi
 
-if [ "$(id -u)" -ne 0 ] && [ "${#missing_packages[@]}" -gt 0 ]; then
+if [ "$(id -u)" -ne 0 ] && [ "${#missing_packages[@]}" -gt 0 ] && command -v apt-get >/dev/null; then
+  by_root="have somebody who is root run this once, then run setup again: $repo/scripts/setup.sh --packages"
   command -v sudo >/dev/null ||
-    fail "installing packages needs root and sudo is not there; run as root: apt-get install --no-install-recommends ${missing_packages[*]}"
+    fail "the Debian packages above need root, and there is no sudo. Nothing was changed; $by_root"
   say "asking for root (sudo) now, to install these Debian packages with apt-get; nothing else is changed as root"
+  sudo -- true || fail "sudo refused. Nothing was changed; $by_root"
 fi
 
-# Packages start their services when they are installed. A policy of ours says no
-# for as long as that takes, without touching one that is there already.
-install_packages() {
-  local policy=/usr/sbin/policy-rc.d ours='' before after new
-  local common=/etc/postgresql-common/createcluster.conf common_ours=''
+# Names of the services of our packages that would start at boot, under systemd
+# or with init scripts.
+services_enabled() {
+  {
+    find /etc/systemd/system -path '*.wants/*.service' -printf '%f\n' 2>/dev/null | sed 's/\.service$//'
+    find /etc/rc[2-5].d -name 'S[0-9][0-9]*' -printf '%f\n' 2>/dev/null | sed 's/^S[0-9][0-9]//'
+  } | grep -E '^(etcd|patroni|redis|postgresql|prometheus)' | sort -u || true
+}
 
-  # Not a cleanup trap in the middle of nowhere: these two files are all that
-  # must go away again whatever happens.
-  restore() {
-    if [ -n "$ours" ]; then as_root rm -f "$policy"; fi
-    if [ -n "$common_ours" ]; then as_root rm -f "$common"; fi
-  }
+disable_service() {
+  if command -v systemctl >/dev/null; then
+    as_root systemctl disable --quiet "$1.service"
+  else
+    as_root find /etc/systemd/system -path "*.wants/$1.service" -delete &&
+      as_root update-rc.d "$1" disable
+  fi
+}
+
+# Packages start their services when they are installed, and enable them for the
+# next boot, where they would take the ports. A policy of ours says no to the
+# first; the second is undone, whether or not the installation went well. What was
+# enabled before stays.
+readonly policy=/usr/sbin/policy-rc.d cluster_conf=/etc/postgresql-common/createcluster.conf
+policy_ours='' cluster_conf_ours='' enabled_before=''
+
+# Leaves the machine's configuration as it was found, whatever happens.
+restore() {
+  trap - EXIT
+  local name message
+  if [ -n "$policy_ours" ]; then as_root rm -f "$policy"; fi
+  if [ -n "$cluster_conf_ours" ]; then
+    # The package has put its own version aside, because ours was there.
+    if [ -e "$cluster_conf.ucf-dist" ]; then
+      as_root mv "$cluster_conf.ucf-dist" "$cluster_conf"
+    else
+      as_root rm -f "$cluster_conf"
+    fi
+  fi
+  while read -r name; do
+    if [ -n "$name" ] && ! message=$(disable_service "$name" 2>&1 </dev/null); then
+      say "could not disable the service $name, which starts at the next boot: $message" >&2
+    fi
+  done < <(comm -13 <(echo "$enabled_before") <(services_enabled))
+}
+
+install_packages() {
+  enabled_before=$(services_enabled)
   trap restore EXIT
+  # Interrupted, the shell would skip the trap above.
+  trap 'exit 130' INT TERM HUP
 
   if [ ! -e "$policy" ]; then
-    ours=1
+    policy_ours=1
     printf '#!/bin/sh\nexit 101\n' | as_root tee "$policy" >/dev/null
     as_root chmod 0755 "$policy"
   else
@@ -161,36 +224,19 @@ install_packages() {
   fi
   # Otherwise the package makes and registers a cluster "main" on port 5432. If
   # postgresql-common is installed already its configuration is the owner's.
-  if [ ! -e "$common" ] && ! dpkg-query -W postgresql-common >/dev/null 2>&1; then
-    common_ours=1
-    as_root mkdir -p "$(dirname "$common")"
-    echo 'create_main_cluster = false' | as_root tee "$common" >/dev/null
+  if [ ! -e "$cluster_conf" ] && ! dpkg-query -W postgresql-common >/dev/null 2>&1; then
+    cluster_conf_ours=1
+    as_root mkdir -p "$(dirname "$cluster_conf")"
+    echo 'create_main_cluster = false' | as_root tee "$cluster_conf" >/dev/null
   fi
 
-  before=$(units_enabled)
   as_root env DEBIAN_FRONTEND=noninteractive apt-get update -qq ||
     say "could not refresh the package lists; going on with those that are there"
   as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
     -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold "${missing_packages[@]}" >/dev/null ||
-    fail "apt-get could not install the packages; its message is above"
+    fail "apt-get could not install the packages; its message is above. They are those of Debian 12; this is $(sed -n 's/^PRETTY_NAME=//p' /etc/os-release)"
   restore
-  ours='' common_ours=''
-  trap - EXIT
-
-  # Services that this installation has enabled would start at the next boot and
-  # take the ports. Those that were enabled before stay.
-  after=$(units_enabled)
-  new=$(comm -13 <(sort <<<"$before") <(sort <<<"$after") | grep -E '^(etcd|patroni|redis|postgresql|prometheus)' || true)
-  if [ -n "$new" ]; then
-    # shellcheck disable=SC2086 # one unit per word
-    as_root systemctl disable --quiet $new || say "could not disable these services: ${new//$'\n'/ }"
-  fi
-}
-
-units_enabled() {
-  if command -v systemctl >/dev/null; then
-    systemctl list-unit-files --type=service --state=enabled --no-legend 2>/dev/null | awk '{print $1}' || true
-  fi
+  trap - INT TERM HUP
 }
 
 if [ "${#missing_packages[@]}" -gt 0 ]; then
@@ -210,10 +256,11 @@ fi
 # --- Milvus --------------------------------------------------------------------
 
 if [ -n "$missing_milvus" ]; then
+  [ "$(uname -m)" = x86_64 ] || fail "Milvus $MILVUS_VERSION is known to work on x86_64 only; this machine is $(uname -m)"
   say "fetching Milvus $MILVUS_VERSION into $milvus_dir"
   fetched=$(mktemp -d)
   trap 'rm -rf "$fetched"' EXIT
-  /usr/bin/python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: \
+  PIP_REQUIRE_VIRTUALENV=0 /usr/bin/python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: \
     --dest "$fetched" "milvus==$MILVUS_VERSION" ||
     fail "could not fetch the Python package milvus $MILVUS_VERSION; check the network and pip's configuration"
   wheel=("$fetched"/milvus-*.whl)
@@ -250,6 +297,10 @@ fi
 
 if [ "${#missing[@]}" -eq 0 ]; then
   say "nothing is missing"
+  exit 0
+fi
+if [ -n "$packages_only" ]; then
+  say "the Debian packages are installed; the rest needs no root: make setup"
   exit 0
 fi
 version() { grep -oE '[0-9]+\.[0-9]+(\.[0-9]+)?' <<<"$("$@" 2>&1 || true)" | head -n 1 || true; }

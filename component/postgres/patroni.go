@@ -24,7 +24,7 @@ func (c *Config) patroniFile() ([]byte, error) {
 	}
 	return json.MarshalIndent(map[string]any{
 		"scope":     c.Cluster,
-		"namespace": "/fournines/",
+		"namespace": dcsNamespace,
 		"name":      c.Name,
 		"log":       map[string]any{"level": c.LogLevel},
 		"restapi": map[string]any{

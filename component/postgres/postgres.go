@@ -103,11 +103,7 @@ func (c *Config) clearHalfMade() error {
 	if versionErr == nil && controlErr == nil {
 		return nil
 	}
-	away := fmt.Sprintf("%s.incomplete-%s", data, time.Now().UTC().Format("20060102T150405.000"))
-	if err := os.Rename(data, away); err != nil {
-		return fmt.Errorf("move the incomplete %s away: %w", data, err)
-	}
-	return nil
+	return c.moveAway()
 }
 
 // status is what GET /patroni answers.

@@ -65,6 +65,15 @@ func (a *app) down(ctx context.Context, dir string, hurry bool) error {
 	client := local.NewClient(dir)
 	defer client.Close()
 	err := client.Down(ctx, hurry)
+	if errors.Is(err, local.ErrNotRunning) && local.IsDataDir(dir) {
+		// An `up` that is about to start the supervisor must not win afterwards.
+		turn, turnErr := local.AwaitTurn(ctx, dir)
+		if turnErr != nil {
+			return turnErr
+		}
+		defer turn.Release()
+		err = client.Down(ctx, hurry)
+	}
 	if err == nil {
 		fmt.Fprintf(a.stdout, "Stopped in %.1f s.\n", time.Since(began).Seconds())
 		return nil

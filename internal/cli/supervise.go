@@ -138,7 +138,8 @@ func (a *app) supervise(ctx context.Context, dataDir, user string, serving func(
 	return err
 }
 
-// planFor makes the plan of the stack in dir.
+// planFor makes the plan of the stack in dir. With an error it may return a
+// plan that is good for its Teardown alone.
 func (a *app) planFor(ctx context.Context, s *spec.Spec, dir string, owner process.Owner, log *slog.Logger) (*local.Plan, error) {
 	exe, err := os.Executable()
 	if err != nil {
@@ -146,7 +147,7 @@ func (a *app) planFor(ctx context.Context, s *spec.Spec, dir string, owner proce
 	}
 	plan, err := a.plan(ctx, local.PlanConfig{Spec: s, Dir: dir, Owner: owner, Executable: exe, Logger: log})
 	if err != nil {
-		return nil, fmt.Errorf("plan the stack: %w", err)
+		return plan, fmt.Errorf("plan the stack: %w", err)
 	}
 	return plan, nil
 }

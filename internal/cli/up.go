@@ -82,27 +82,33 @@ func (a *app) up(ctx context.Context, o upOptions) error {
 	ctx, signals, stopSignals := countSignals(ctx)
 	defer stopSignals()
 
-	switch st, err := client.Status(ctx); {
-	case err == nil:
-		if err := sameSpec(dir, from, want); err != nil {
-			return err
+	st, err := client.Status(ctx)
+	if errors.Is(err, local.ErrNotRunning) {
+		if err = a.launch(ctx, client, dir, data, want, from, o); errors.Is(err, errStartedMeanwhile) {
+			st, err = client.Status(ctx)
+		} else if err == nil {
+			return a.attend(ctx, client, dir, o, signals)
 		}
-		fmt.Fprintf(a.stdout, "The stack in %s already runs.\n", dir)
-		if st.State != topology.Starting {
-			return a.showTable(ctx, client)
-		}
+	}
+	if err != nil {
+		return err
+	}
+	if err := sameSpec(dir, from, want); err != nil {
+		return err
+	}
+	fmt.Fprintf(a.stdout, "The stack in %s already runs.\n", dir)
+	if st.State == topology.Starting {
 		if err := a.awaitReady(ctx, client, dir, o.timeout); err != nil {
 			return err
 		}
-		return a.showTable(ctx, client)
-	case !errors.Is(err, local.ErrNotRunning):
-		return err
 	}
+	return a.showTable(ctx, client)
+}
 
-	if err := a.launch(ctx, dir, data, want, from, o); err != nil {
-		return err
-	}
-	err = a.awaitReady(ctx, client, dir, o.timeout)
+// attend shows the start of a stack that this command has launched, and what
+// comes after it.
+func (a *app) attend(ctx context.Context, client *local.Client, dir string, o upOptions, signals <-chan os.Signal) error {
+	err := a.awaitReady(ctx, client, dir, o.timeout)
 	if errors.Is(err, context.Canceled) {
 		return a.bringDown(ctx, client, signals)
 	}
@@ -168,38 +174,67 @@ func sameSpec(dir, from string, want *spec.Spec) error {
 		dir, from, path, strings.Join(fields, ", "))
 }
 
-// launch checks the machine, writes the data directory and starts the supervisor.
-func (a *app) launch(ctx context.Context, dir string, data []byte, want *spec.Spec, from string, o upOptions) error {
+// errStartedMeanwhile says that another `fournines up` was quicker.
+var errStartedMeanwhile = errors.New("started meanwhile")
+
+// launch checks the machine, writes the data directory and starts the
+// supervisor. What it makes it takes back when the stack cannot start.
+func (a *app) launch(ctx context.Context, client *local.Client, dir string, data []byte, want *spec.Spec, from string, o upOptions) error {
 	owner, err := stackOwner(o.user)
 	if err != nil {
 		return err
 	}
+	fresh := !local.IsDataDir(dir)
 	if err := local.PrepareDir(dir); err != nil {
+		return err
+	}
+	turn, err := local.AwaitTurn(ctx, dir)
+	if err != nil {
+		return err
+	}
+	defer turn.Release()
+	switch _, err := client.Status(ctx); {
+	case err == nil:
+		return errStartedMeanwhile
+	case !errors.Is(err, local.ErrNotRunning):
 		return err
 	}
 	left, err := local.LeftRunning(dir)
 	if err != nil {
 		return err
 	}
-	adopting := left.State != topology.Stopped
-	if adopting {
+	if left.State != topology.Stopped {
 		if err := sameSpec(dir, from, want); err != nil {
 			return err
 		}
 		fmt.Fprintf(a.stdout, "The supervisor of %s has died; taking over what still runs.\n", dir)
-	} else {
-		if err := process.WriteFile(filepath.Join(dir, local.SpecFile), data, 0o600, process.Owner{}); err != nil {
-			return err
-		}
-		plan, err := a.planFor(ctx, want, dir, owner, slog.New(slog.DiscardHandler))
-		if err != nil {
-			return err
-		}
-		if err := local.Preflight(ctx, plan, dir, owner); err != nil {
-			return err
-		}
+		return startSupervisor(ctx, dir, o.user)
+	}
+	plan, err := a.planFor(ctx, want, dir, owner, slog.New(slog.DiscardHandler))
+	if err == nil {
+		err = local.Preflight(ctx, plan, dir, owner)
+	}
+	if err != nil {
+		return errors.Join(err, takeBack(ctx, plan, dir, fresh))
+	}
+	if err := process.WriteFile(filepath.Join(dir, local.SpecFile), data, 0o600, process.Owner{}); err != nil {
+		return err
 	}
 	return startSupervisor(ctx, dir, o.user)
+}
+
+// takeBack removes what a start has made that found it cannot go on: the
+// network of the zones, and the data directory if it was not there before.
+func takeBack(ctx context.Context, plan *local.Plan, dir string, fresh bool) error {
+	ctx = context.WithoutCancel(ctx)
+	var errs []error
+	if plan != nil && plan.Teardown != nil {
+		errs = append(errs, plan.Teardown(ctx))
+	}
+	if fresh {
+		errs = append(errs, local.DeleteDir(dir))
+	}
+	return errors.Join(errs...)
 }
 
 // awaitReady shows the start until every component was ready once.

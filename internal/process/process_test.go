@@ -457,23 +457,32 @@ func TestReapOrphans(t *testing.T) {
 		t.Fatal(err)
 	}
 	log := filepath.Join(openDir(t), "log")
-	p := start(t, sh(`(sleep 0.1 & echo $! >&2)`), StartOptions{LogFile: log})
+	// The second orphan leads its own session, as PostgreSQL under Patroni does.
+	p := start(t, sh(`(sleep 0.1 & echo $! >&2); (setsid sleep 0.1 & echo $! >&2; echo end >&2)`), StartOptions{LogFile: log})
 	wait(t, p)
-	pid, err := strconv.Atoi(strings.TrimSpace(waitLog(t, log, "\n")))
-	if err != nil {
-		t.Fatal(err)
-	}
+	orphans := strings.Fields(waitLog(t, log, "end"))[:2]
+	// A child of Start that has ended keeps its exit status for its waiter.
+	child := start(t, sh(`exit 0`), StartOptions{LogFile: log})
+	var reaper Reaper
 	eventually.Nil(t, limit, func() error {
-		table, err := Scan()
-		if err != nil {
+		if _, err := reaper.Look(); err != nil {
 			return err
 		}
-		ReapOrphans(table)
-		if _, err := readStat(pid); err == nil {
-			return fmt.Errorf("orphan %d is still there", pid)
+		for _, text := range orphans {
+			pid, err := strconv.Atoi(text)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := readStat(pid); err == nil {
+				return fmt.Errorf("orphan %d is still there", pid)
+			}
 		}
 		return nil
 	})
+	wait(t, child)
+	if !child.Succeeded() {
+		t.Errorf("the exit status of a child of Start was lost: %s", child.Exit())
+	}
 	if err := own.Wait(); err != nil {
 		t.Errorf("a child of os/exec was collected too: %v", err)
 	}

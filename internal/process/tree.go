@@ -265,21 +265,3 @@ func BecomeSubreaper() error {
 	}
 	return nil
 }
-
-// ReapOrphans collects the zombies that a subreaper inherited, and leaves
-// those alone that somebody in this process waits for: processes made by Start
-// lead their own session, and processes made with os/exec stay in ours.
-func ReapOrphans(t *Table) {
-	self := os.Getpid()
-	me, ok := t.procs[self]
-	if !ok {
-		return
-	}
-	for _, pid := range t.children[self] {
-		st := t.procs[pid]
-		if st.dead() && st.session != me.session && st.session != pid {
-			var ws unix.WaitStatus
-			_, _ = unix.Wait4(pid, &ws, unix.WNOHANG, nil)
-		}
-	}
-}

@@ -1,0 +1,207 @@
+package postgres
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"time"
+
+	"fournines/component/internal/prepare"
+	"fournines/internal/process"
+)
+
+// dcsNamespace is where Patroni keeps its keys in etcd.
+const dcsNamespace = "/fournines/"
+
+// RecoveryConfig describes the cluster that a RecoveryTask looks at.
+type RecoveryConfig struct {
+	// Name of the task in the plan; empty means "postgres-recovery".
+	Name string
+	// Nodes are all nodes of the cluster, with Cluster, Host, RESTPort, Etcd and
+	// DataDir set.
+	Nodes []Config
+	// After names the units that have to be ready before, usually all of etcd.
+	After []string
+}
+
+// RecoveryTask returns the plan's line that cleans up after the first start of
+// a cluster that was interrupted. The node that makes the cluster writes an
+// empty key "initialize" into etcd and fills it when it is done. When that node
+// is killed in between, all wait for it for ever, or take a server without
+// roles for a finished one. The nodes must come after the task.
+func RecoveryTask(cfg RecoveryConfig) (process.Unit, error) {
+	if cfg.Name == "" {
+		cfg.Name = "postgres-recovery"
+	}
+	var f prepare.Fields
+	f.Check(len(cfg.Nodes) > 0, "Nodes", "needs at least one node")
+	for i := range cfg.Nodes {
+		n := &cfg.Nodes[i]
+		n.setDefaults()
+		f.NotEmpty("Cluster", n.Cluster)
+		f.IP("Host", n.Host)
+		f.Path("DataDir", n.DataDir)
+		f.Check(len(n.Etcd) > 0, "Etcd", "needs at least one address")
+	}
+	if err := f.Err("postgres recovery"); err != nil {
+		return process.Unit{}, err
+	}
+	return process.Unit{Name: cfg.Name, Kind: "postgres-recovery", After: cfg.After, Task: cfg.recover}, nil
+}
+
+// recover moves the data directories of an interrupted first start away and
+// removes the key that announces it. No write was ever acknowledged there:
+// nobody but the initialising node knew the cluster.
+func (c *RecoveryConfig) recover(ctx context.Context) error {
+	etcd := c.Nodes[0].Etcd
+	key := []byte(dcsNamespace + c.Nodes[0].Cluster + "/initialize")
+	found, value, revision, err := readKey(ctx, etcd, key)
+	if err != nil {
+		return fmt.Errorf("look for an interrupted first start: %w", err)
+	}
+	if !found || len(value) > 0 {
+		return nil
+	}
+	for i := range c.Nodes {
+		// Patroni serves its REST interface from its first moment on.
+		alive, err := serves(ctx, c.Nodes[i].restAddress())
+		if err != nil {
+			return fmt.Errorf("see if Patroni runs: %w", err)
+		}
+		if alive {
+			return nil // it is just now making the cluster
+		}
+	}
+	for i := range c.Nodes {
+		n := &c.Nodes[i]
+		entries, err := os.ReadDir(n.path("data"))
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("look into %s: %w", n.path("data"), err)
+		}
+		if len(entries) == 0 {
+			continue
+		}
+		if err := n.moveAway(); err != nil {
+			return err
+		}
+	}
+	return deleteKey(ctx, etcd, key, revision)
+}
+
+// moveAway renames the data directory. Nothing is deleted.
+func (c *Config) moveAway() error {
+	data := c.path("data")
+	away := fmt.Sprintf("%s.incomplete-%s", data, time.Now().UTC().Format("20060102T150405.000"))
+	if err := os.Rename(data, away); err != nil {
+		return fmt.Errorf("move the incomplete %s away: %w", filepath.Clean(data), err)
+	}
+	return nil
+}
+
+func serves(ctx context.Context, address string) (bool, error) {
+	d := net.Dialer{Timeout: prepare.ProbeTimeout}
+	conn, err := d.DialContext(ctx, "tcp", address)
+	switch {
+	case err == nil:
+		return true, conn.Close()
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return false, nil
+	}
+	return false, err
+}
+
+// readKey asks for one key through etcd's JSON gateway. The revision is that
+// of the key's last change.
+func readKey(ctx context.Context, etcd []string, key []byte) (found bool, value []byte, revision int64, err error) {
+	var answer struct {
+		Kvs []struct {
+			Value       []byte `json:"value"`
+			ModRevision string `json:"mod_revision"`
+		} `json:"kvs"`
+	}
+	if err := callEtcd(ctx, etcd, "/v3/kv/range", map[string]any{"key": key}, &answer); err != nil {
+		return false, nil, 0, err
+	}
+	if len(answer.Kvs) == 0 {
+		return false, nil, 0, nil
+	}
+	revision, err = strconv.ParseInt(answer.Kvs[0].ModRevision, 10, 64)
+	if err != nil {
+		return false, nil, 0, fmt.Errorf("revision of %s: %w", key, err)
+	}
+	return true, answer.Kvs[0].Value, revision, nil
+}
+
+// deleteKey deletes the key unless it has changed since revision.
+func deleteKey(ctx context.Context, etcd []string, key []byte, revision int64) error {
+	name := base64.StdEncoding.EncodeToString(key)
+	var answer struct {
+		Succeeded bool `json:"succeeded"`
+	}
+	err := callEtcd(ctx, etcd, "/v3/kv/txn", map[string]any{
+		"compare": []any{map[string]any{"key": name, "target": "MOD", "result": "EQUAL", "mod_revision": strconv.FormatInt(revision, 10)}},
+		"success": []any{map[string]any{"request_delete_range": map[string]any{"key": name}}},
+	}, &answer)
+	if err != nil {
+		return fmt.Errorf("remove the key of the interrupted first start: %w", err)
+	}
+	if !answer.Succeeded {
+		return fmt.Errorf("remove the key of the interrupted first start: %s has changed meanwhile", key)
+	}
+	return nil
+}
+
+// callEtcd asks one member after the other.
+func callEtcd(ctx context.Context, etcd []string, path string, in, out any) error {
+	body, err := json.Marshal(in)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, address := range etcd {
+		err := postJSON(ctx, "http://"+address+path, body, out)
+		if err == nil {
+			return nil
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+func postJSON(ctx context.Context, url string, body []byte, out any) error {
+	ctx, cancel := context.WithTimeout(ctx, prepare.ProbeTimeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	// One question per start is not worth a connection that stays.
+	req.Close = true
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	const most = 1 << 20
+	text, err := io.ReadAll(io.LimitReader(resp.Body, most))
+	if err != nil {
+		return fmt.Errorf("read %s: %w", url, err)
+	}
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s: %s: %.200s", url, resp.Status, text)
+	}
+	if err := json.Unmarshal(text, out); err != nil {
+		return fmt.Errorf("read %s: %w", url, err)
+	}
+	return nil
+}
