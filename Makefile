@@ -2,6 +2,8 @@
 SHELL := /bin/bash
 BIN   := bin/fournines
 TOOLS := $(CURDIR)/.tools
+# What `fournines --version` says: the commit, or "dev" outside a clone.
+VERSION := $(shell git describe --always --dirty 2>/dev/null || echo dev)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-test setup-lint build up down status test lint check vulncheck licences generate fuzz bench-gateway bench-pgproxy bench-redis soak clean
@@ -19,7 +21,8 @@ setup-lint: ## install the linter into .tools/bin
 	@scripts/setup.sh --lint
 
 build: ## build bin/fournines
-	go build -trimpath -o $(BIN) ./cmd/fournines
+	@# -buildvcs asks git, which refuses a clone that belongs to somebody else.
+	go build -buildvcs=false -trimpath -ldflags "-X fournines/internal/cli.version=$(VERSION)" -o $(BIN) ./cmd/fournines
 
 up: setup build ## start the whole stack on this machine and show it
 	$(BIN) up --detach

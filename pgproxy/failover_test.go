@@ -217,6 +217,41 @@ func TestPlannedSwitchoverFailsNothing(t *testing.T) {
 	}
 }
 
+// A client that comes while there is no primary gets in; its first statement waits.
+func TestLoginWithoutPrimary(t *testing.T) {
+	a, b := pair(t)
+	r := startProxy(t, nil, a, b)
+	mustExec(t, r.connect(t, "application_name=somebody"), "CREATE TABLE l (n int)")
+	a.Kill()
+	eventually.Nil(t, time.Minute, func() error {
+		if v := r.Status(); v.Primary != nil {
+			return errors.New("the primary is not missed yet")
+		}
+		return nil
+	})
+	c := r.connect(t, "options=-c%20timezone%3DAsia/Tokyo", "application_name=late") // nobody has logged in like this before
+	for name, want := range map[string]string{
+		"TimeZone": "Asia/Tokyo", "application_name": "late", "in_hot_standby": "off", "session_authorization": "dify", "server_encoding": "UTF8",
+	} {
+		if got := c.PgConn().ParameterStatus(name); got != want {
+			t.Errorf("%s = %q, want %q", name, got, want)
+		}
+	}
+	done := make(chan error, 1)
+	go func() {
+		_, err := c.Exec(ctxT(t), "INSERT INTO l VALUES (1)")
+		done <- err
+	}()
+	b.Promote()
+	b.Exec("ALTER SYSTEM SET synchronous_standby_names = ''", "SELECT pg_reload_conf()")
+	if err := <-done; err != nil {
+		t.Errorf("the statement that waited: %v", err)
+	}
+	if got := scan[string](t, c, "SHOW timezone"); got != "Asia/Tokyo" {
+		t.Errorf("time zone after the wait is %q", got)
+	}
+}
+
 func TestHoldGivesUp(t *testing.T) {
 	a := servertest.NewPostgres(t, servertest.PostgresOptions{})
 	r := startProxy(t, func(c *Config) { c.Hold.Timeout = 300 * time.Millisecond }, a)

@@ -6,9 +6,11 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"runtime/debug"
 	"sort"
+	"strings"
 	"time"
 
 	"fournines/internal/pgwire"
@@ -184,6 +186,9 @@ func (s *session) greet() error {
 	reported := p.greeting[cacheKey]
 	p.mu.Unlock()
 	if reported == nil {
+		reported = s.assumedParameters()
+	}
+	if reported == nil {
 		var err error
 		if reported, err = s.askParameters(); err != nil {
 			return err
@@ -211,6 +216,32 @@ func (s *session) greet() error {
 	}
 	out = pgwire.AppendKeyData(out, s.pid, s.key[:])
 	return s.send(pgwire.AppendReady(out, 'I'))
+}
+
+// assumedParameters lets a client log in while there is no primary, so that it
+// waits with its first statement and not with its login, for which drivers have
+// less patience: what another server of the cluster reports, as the primary
+// would. It is nil while there is a primary to ask, or nobody at all.
+func (s *session) assumedParameters() map[string]string {
+	v := s.p.tracker.View()
+	if v.Primary != nil {
+		return nil
+	}
+	for _, server := range v.Servers {
+		if !server.Up || len(server.Parameters) == 0 {
+			continue
+		}
+		out := maps.Clone(server.Parameters)
+		out["in_hot_standby"], out["is_superuser"], out["session_authorization"] = "off", "off", s.user
+		out["application_name"] = ""
+		for name := range out {
+			if value, ok := s.startup.values[strings.ToLower(name)]; ok {
+				out[name] = value
+			}
+		}
+		return out
+	}
+	return nil
 }
 
 // askParameters sets the startup parameters on a server and returns what it

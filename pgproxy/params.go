@@ -16,6 +16,9 @@ type setting struct{ name, sql string }
 type settings struct {
 	key  string
 	list []setting
+	// values has the startup parameters by lower-case name; nil for settings
+	// that were made later.
+	values map[string]string
 }
 
 func newSettings(list []setting) *settings {
@@ -112,7 +115,9 @@ func startupSettings(params map[string]string) (*settings, error) {
 		}
 		list = append(list, setting{name, fmt.Sprintf("SELECT pg_catalog.set_config(%s,%s,false)", quoteLiteral(name), quoteLiteral(value))})
 	}
-	return newSettings(list), nil
+	out := newSettings(list)
+	out.values = values
+	return out, nil
 }
 
 func validSettingName(s string) bool {

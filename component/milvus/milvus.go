@@ -54,7 +54,7 @@ const (
 // Dirs are where `make setup` unpacks the server: for everybody, or, without
 // root, below the home directory.
 func Dirs(home string) []string {
-	return []string{"/opt/fournines/milvus", filepath.Join(home, ".local/share/fournines/tools/milvus")}
+	return []string{"/opt/fournines/milvus", filepath.Join(home, ".local/lib/fournines/milvus")}
 }
 
 // Config describes the server.

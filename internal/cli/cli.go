@@ -14,6 +14,9 @@ import (
 	"fournines/local"
 )
 
+// version is what --version says; `make build` puts the commit here.
+var version = "dev"
+
 // app carries what every subcommand needs from its surroundings.
 type app struct {
 	stdin          io.Reader
@@ -79,6 +82,7 @@ func (a *app) rootCommand() *cobra.Command {
 	root := &cobra.Command{
 		Use:           "fournines",
 		Short:         "Run a self-hosted Dify at 99.99% availability",
+		Version:       version,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}

@@ -34,6 +34,9 @@ type Status struct {
 	Err error
 	// At is when the server answered last.
 	At time.Time
+	// Parameters are what the server reported when the probe logged in. The map
+	// is never changed.
+	Parameters map[string]string
 }
 
 // Target is the primary during one reign. A pointer to it identifies the

@@ -157,6 +157,7 @@ func (t *Tracker) probe(ctx context.Context, i int, conn **pgconn.PgConn) (Statu
 		}
 		*conn = c
 	}
+	st.Parameters = reportedParameters(*conn)
 	results, err := (*conn).Exec(ctx, probeSQL).ReadAll()
 	if err == nil && (len(results) != 1 || len(results[0].Rows) != 1 || len(results[0].Rows[0]) != 5) {
 		err = errors.New("unexpected answer to the probe")
@@ -183,6 +184,20 @@ func (t *Tracker) probe(ctx context.Context, i int, conn **pgconn.PgConn) (Statu
 	}
 	st.Timeline = uint32(tl)
 	return st, err
+}
+
+// reportedParameters are those that every PostgreSQL from 14 on reports.
+func reportedParameters(conn *pgconn.PgConn) map[string]string {
+	all := make(map[string]string)
+	for _, name := range []string{
+		"application_name", "client_encoding", "DateStyle", "default_transaction_read_only", "in_hot_standby", "integer_datetimes",
+		"IntervalStyle", "is_superuser", "server_encoding", "server_version", "session_authorization", "standard_conforming_strings", "TimeZone",
+	} {
+		if value := conn.ParameterStatus(name); value != "" {
+			all[name] = value
+		}
+	}
+	return all
 }
 
 func parseLSN(s string) (uint64, error) {
