@@ -13,7 +13,6 @@ import (
 	"fournines/component/postgres"
 	"fournines/component/rediscluster"
 	"fournines/internal/zonenet"
-	"fournines/spec"
 )
 
 // How often the placement of the Redis masters is looked at, and how long
@@ -63,33 +62,23 @@ func (p *planner) addPostgres() error {
 		// Whoever does not choose its own address comes from this one.
 		networks = append(networks, netip.PrefixFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), 32))
 	}
-	recovery := postgres.RecoveryConfig{After: p.names("etcd")}
-	for _, zone := range p.net.Zones() {
-		host, err := p.ip(zone, zonePostgres)
-		if err != nil {
-			return err
-		}
-		recovery.Nodes = append(recovery.Nodes, postgres.Config{
-			Cluster: p.Spec.Name, Host: host, Etcd: etcds, DataDir: filepath.Join(p.Dir, "postgres-"+zone),
-		})
-	}
-	if err := p.add(postgres.RecoveryTask(recovery)); err != nil {
-		return err
-	}
 	s := p.Spec.Postgres
+	var configs []postgres.Config
 	for _, zone := range p.net.Zones() {
 		host, err := p.ip(zone, zonePostgres)
 		if err != nil {
 			return err
 		}
 		name := "postgres-" + zone
-		u, err := postgres.Unit(postgres.Config{
+		configs = append(configs, postgres.Config{
 			Name: name, Zone: zone, Cluster: p.Spec.Name, Host: host, Etcd: etcds,
 			Networks:         networks,
 			DataDir:          filepath.Join(p.Dir, name),
+			BinDir:           postgres.BinDir(s.Version),
 			MaxConnections:   s.MaxConnections,
 			SharedBuffersMiB: int(s.SharedBuffers >> 20),
 			TTL:              s.Patroni.TTL.Std(), LoopWait: s.Patroni.LoopWait.Std(), RetryTimeout: s.Patroni.RetryTimeout.Std(),
+			Asynchronous: !s.Synchronous,
 			Passwords: postgres.NodePasswords{
 				Superuser:  p.secrets.Path("postgres-superuser"),
 				Replicator: p.secrets.Path("postgres-replicator"),
@@ -98,12 +87,18 @@ func (p *planner) addPostgres() error {
 			},
 			Owner: p.Owner,
 		})
+	}
+	if err := p.add(postgres.RecoveryTask(postgres.RecoveryConfig{Nodes: configs, After: p.names("etcd")})); err != nil {
+		return err
+	}
+	for _, cfg := range configs {
+		u, err := postgres.Unit(cfg)
 		u.After = append(u.After, p.names("etcd", "postgres-recovery")...)
 		if err := p.add(u, err); err != nil {
 			return err
 		}
 		nodes = append(nodes, u.Address)
-		p.scrape("patroni", name, zone, host+":8008", "/metrics")
+		p.scrape("patroni", cfg.Name, cfg.Zone, cfg.Host+":8008", "/metrics")
 	}
 	return p.add(postgres.BootstrapTask(postgres.BootstrapConfig{
 		Nodes: nodes, After: p.names("postgres"),
@@ -137,6 +132,7 @@ func (p *planner) addRedis() error {
 		err := p.add(rediscluster.Unit(rediscluster.Config{
 			Node: n, DataDir: filepath.Join(p.Dir, n.Name), NodeTimeout: p.Spec.Redis.NodeTimeout.Std(),
 			MaxMemoryMiB: int(p.Spec.Redis.MaxMemory >> 20),
+			AppendOnly:   string(p.Spec.Redis.AppendOnly),
 			Passwords: rediscluster.Passwords{
 				Admin: p.secrets.Path("redis-admin"), Replica: p.secrets.Path("redis-replica"),
 				Dify: p.secrets.Path("redis-dify"), Monitor: p.secrets.Path("redis-monitor"),
@@ -191,11 +187,13 @@ func (p *planner) addMilvus() error {
 	}))
 }
 
-// milvusPorts are the ports of the vector database. It listens on every
-// address of its network, whatever it is told; without a network of its own it
-// gets ports that no other component of this or another stack has.
+// milvusPorts are the ports of the vector database; internal is the first of
+// those its parts use among themselves.
 type milvusPorts struct{ client, metrics, internal int }
 
+// milvusPorts chooses them. Milvus listens on every address of its network,
+// whatever it is told; without a network of its own it gets ports that no other
+// component of this or another stack has.
 func (p *planner) milvusPorts() (milvusPorts, error) {
 	if p.net.Mode() == zonenet.Namespaces {
 		return milvusPorts{milvus.DefaultPort, milvus.DefaultMetricsPort, milvus.DefaultInternalPort}, nil
@@ -206,15 +204,4 @@ func (p *planner) milvusPorts() (milvusPorts, error) {
 	}
 	base := 20000 + 10*int(prefix.Addr().As4()[1])
 	return milvusPorts{base, base + 1, base + 2}, nil
-}
-
-// fullZones are the zones that user traffic enters.
-func (p *planner) fullZones() []string {
-	var zones []string
-	for _, z := range p.Spec.Zones {
-		if z.Role == spec.RoleFull {
-			zones = append(zones, z.Name)
-		}
-	}
-	return zones
 }

@@ -41,7 +41,7 @@ func (p *planner) apis() ([]instance, error) {
 	if p.Spec.Dify.Source == spec.SourceExternal {
 		return nil, nil
 	}
-	for _, zone := range p.fullZones() {
+	for _, zone := range p.Spec.FullZones() {
 		for i := range p.Spec.Dify.APIReplicasPerZone {
 			host, err := p.ip(zone, zoneAPI+i)
 			if err != nil {
@@ -59,7 +59,7 @@ func (p *planner) workers() ([]instance, error) {
 	if p.Spec.Dify.Source == spec.SourceExternal {
 		return nil, nil
 	}
-	zones := p.fullZones()
+	zones := p.Spec.FullZones()
 	for i := range p.Spec.Dify.Workers {
 		zone := zones[i%len(zones)]
 		host, err := p.ip(zone, zoneWorker+i)
@@ -74,10 +74,11 @@ func (p *planner) workers() ([]instance, error) {
 // difyInstances are what the gateways balance over.
 func (p *planner) difyInstances() ([]gateway.Upstream, error) {
 	var upstreams []gateway.Upstream
-	for i, e := range p.Spec.Dify.External {
-		if p.Spec.Dify.Source != spec.SourceExternal {
-			break
-		}
+	external := p.Spec.Dify.External
+	if p.Spec.Dify.Source != spec.SourceExternal {
+		external = nil
+	}
+	for i, e := range external {
 		u, err := gateway.ParseUpstream(e.URL + "@" + e.Zone)
 		if err != nil {
 			return nil, fmt.Errorf("dify.external[%d].url: %w", i, err)
@@ -111,7 +112,7 @@ func (p *planner) addDify() error {
 	}
 }
 
-// backends are the stable addresses that Dify connects to: those of the load
+// balancerHost is the one host that Dify connects to for everything: the load
 // balancer, which prefers the proxies in the caller's zone.
 func (p *planner) balancerHost() (string, error) { return p.ip("", hostBalancer) }
 
@@ -265,7 +266,7 @@ func (p *planner) addCommand() error {
 	c := p.Spec.Dify.Command
 	after := p.dataReady()
 	if len(c.Migrate) > 0 {
-		i := instance{name: "dify-migrate", kind: "dify-migrate", zone: p.fullZones()[0]}
+		i := instance{name: "dify-migrate", kind: "dify-migrate", zone: p.Spec.FullZones()[0]}
 		u, err := p.commandUnit(i, c.Migrate)
 		if err != nil {
 			return err

@@ -15,7 +15,7 @@ import (
 )
 
 func (p *planner) addProxies() error {
-	for _, zone := range p.fullZones() {
+	for _, zone := range p.Spec.FullZones() {
 		if err := p.addPGProxy(zone); err != nil {
 			return err
 		}
@@ -27,7 +27,7 @@ func (p *planner) addProxies() error {
 }
 
 func (p *planner) addGateways() error {
-	for _, zone := range p.fullZones() {
+	for _, zone := range p.Spec.FullZones() {
 		if err := p.addGateway(zone); err != nil {
 			return err
 		}
@@ -183,7 +183,7 @@ func (p *planner) addBalancer() error {
 			return err
 		}
 		service := loadbalancer.Service{Name: s.name, Listen: []string{inside, public(s.public)}}
-		zones := p.fullZones()
+		zones := p.Spec.FullZones()
 		if s.admin == 0 {
 			zones = []string{p.Spec.VectorsZone()}
 		} else {

@@ -9,9 +9,9 @@ import (
 	"fournines/component/postgres"
 )
 
-// requirements lists the programs of a stack and the versions it was made for.
+// addRequirements lists the programs of a stack and the versions it was made for.
 func (p *planner) addRequirements() {
-	pg := postgres.DefaultBinDir
+	pg := postgres.BinDir(p.Spec.Postgres.Version)
 	for _, r := range []struct {
 		what, program string
 		// major versions from least to most are accepted.

@@ -35,7 +35,7 @@ readonly GOLANGCI_VERSION=v2.15.0
 readonly ACCOUNT=fournines
 
 readonly PACKAGES=(
-  postgresql-15 patroni python3-psycopg2 etcd-server redis-server redis-tools
+  postgresql-15 patroni python3-psycopg2 etcd-server etcd-client redis-server redis-tools
   prometheus prometheus-alertmanager prometheus-node-exporter
   prometheus-redis-exporter prometheus-postgres-exporter
   iproute2 curl jq ca-certificates python3-venv python3-pip gcc libc6-dev make

@@ -21,6 +21,9 @@ const (
 	DefaultBinDir           = "/usr/lib/postgresql/15/bin"
 )
 
+// BinDir is where Debian puts the programs of a major version.
+func BinDir(version int) string { return fmt.Sprintf("/usr/lib/postgresql/%d/bin", version) }
+
 // Config describes one node: a Patroni agent and the PostgreSQL it manages.
 type Config struct {
 	// Name is the node's name in Patroni, unique in the cluster, "postgres-a".
@@ -56,6 +59,9 @@ type Config struct {
 	// RetryTimeout is how long Patroni retries etcd and PostgreSQL before it
 	// gives up the lease; 0 means 3 s, the least newer Patroni releases accept.
 	RetryTimeout time.Duration
+	// Asynchronous lets commits return before a standby has them; the loss of the
+	// primary may then lose the last ones.
+	Asynchronous bool
 	// ArchiveCommand is PostgreSQL's archive_command; empty leaves archiving off.
 	ArchiveCommand string
 	// Passwords are the files of the accounts the node itself uses.

@@ -71,7 +71,8 @@ func (c *Config) patroniFile() ([]byte, error) {
 }
 
 // dynamic is the cluster-wide configuration. Patroni takes it from the first
-// node ever started and keeps it in etcd.
+// node ever started and keeps it in etcd, where RecoveryTask brings it up to
+// date before the nodes of a later start.
 func (c *Config) dynamic() map[string]any {
 	return map[string]any{
 		"ttl":           int(c.TTL.Seconds()),
@@ -79,7 +80,7 @@ func (c *Config) dynamic() map[string]any {
 		"retry_timeout": int(c.RetryTimeout.Seconds()),
 		// Only a node that has every acknowledged commit is promoted. Not
 		// strict: with every standby gone the primary goes on alone.
-		"synchronous_mode":        true,
+		"synchronous_mode":        !c.Asynchronous,
 		"maximum_lag_on_failover": 16 << 20,
 		// A crashed primary is replaced at once instead of being restarted for
 		// up to five minutes: the synchronous standby has all it had.

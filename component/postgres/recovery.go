@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strconv"
 	"syscall"
 	"time"
@@ -27,15 +28,15 @@ const dcsNamespace = "/fournines/"
 type RecoveryConfig struct {
 	// Name of the task in the plan; empty means "postgres-recovery".
 	Name string
-	// Nodes are all nodes of the cluster, with Cluster, Host, RESTPort, Etcd and
-	// DataDir set.
+	// Nodes are all nodes of the cluster, as they will be started.
 	Nodes []Config
 	// After names the units that have to be ready before, usually all of etcd.
 	After []string
 }
 
-// RecoveryTask returns the plan's line that cleans up after the first start of
-// a cluster that was interrupted. The node that makes the cluster writes an
+// RecoveryTask returns the plan's line that prepares etcd for the nodes: it
+// brings the cluster-wide settings of an existing cluster up to date, and cleans
+// up after a first start that was interrupted. The node that makes the cluster writes an
 // empty key "initialize" into etcd and fills it when it is done. When that node
 // is killed in between, all wait for it for ever, or take a server without
 // roles for a finished one. The nodes must come after the task.
@@ -69,8 +70,11 @@ func (c *RecoveryConfig) recover(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("look for an interrupted first start: %w", err)
 	}
-	if !found || len(value) > 0 {
+	if !found {
 		return nil
+	}
+	if len(value) > 0 {
+		return c.settings(ctx)
 	}
 	for i := range c.Nodes {
 		// Patroni serves its REST interface from its first moment on.
@@ -96,6 +100,63 @@ func (c *RecoveryConfig) recover(ctx context.Context) error {
 		}
 	}
 	return deleteKey(ctx, etcd, key, revision)
+}
+
+// settings changes in Patroni's cluster-wide configuration what differs from
+// the nodes' configuration. What others have added to it stays.
+func (c *RecoveryConfig) settings(ctx context.Context) error {
+	n := &c.Nodes[0]
+	key := []byte(dcsNamespace + n.Cluster + "/config")
+	found, value, revision, err := readKey(ctx, n.Etcd, key)
+	if err != nil {
+		return fmt.Errorf("read the cluster's settings: %w", err)
+	}
+	if !found {
+		return nil
+	}
+	var have map[string]any
+	if err := json.Unmarshal(value, &have); err != nil {
+		return fmt.Errorf("read the cluster's settings: %w", err)
+	}
+	// Through JSON, so that numbers compare as they are stored.
+	text, err := json.Marshal(n.dynamic())
+	if err != nil {
+		return err
+	}
+	var want map[string]any
+	if err := json.Unmarshal(text, &want); err != nil {
+		return err
+	}
+	if !merge(have, want) {
+		return nil
+	}
+	if value, err = json.Marshal(have); err != nil {
+		return err
+	}
+	name := base64.StdEncoding.EncodeToString(key)
+	err = changeKey(ctx, n.Etcd, key, revision, map[string]any{
+		"request_put": map[string]any{"key": name, "value": base64.StdEncoding.EncodeToString(value)},
+	})
+	if err != nil {
+		return fmt.Errorf("change the cluster's settings: %w", err)
+	}
+	return nil
+}
+
+// merge sets in have what want says, section by section, and reports if that
+// changed anything.
+func merge(have, want map[string]any) (changed bool) {
+	for key, value := range want {
+		section, isSection := value.(map[string]any)
+		old, wasSection := have[key].(map[string]any)
+		switch {
+		case isSection && wasSection:
+			changed = merge(old, section) || changed
+		case !reflect.DeepEqual(have[key], value):
+			have[key], changed = value, true
+		}
+	}
+	return changed
 }
 
 // moveAway renames the data directory. Nothing is deleted.
@@ -144,19 +205,30 @@ func readKey(ctx context.Context, etcd []string, key []byte) (found bool, value 
 
 // deleteKey deletes the key unless it has changed since revision.
 func deleteKey(ctx context.Context, etcd []string, key []byte, revision int64) error {
+	err := changeKey(ctx, etcd, key, revision, map[string]any{
+		"request_delete_range": map[string]any{"key": base64.StdEncoding.EncodeToString(key)},
+	})
+	if err != nil {
+		return fmt.Errorf("remove the key of the interrupted first start: %w", err)
+	}
+	return nil
+}
+
+// changeKey carries out the operation unless the key has changed since revision.
+func changeKey(ctx context.Context, etcd []string, key []byte, revision int64, operation map[string]any) error {
 	name := base64.StdEncoding.EncodeToString(key)
 	var answer struct {
 		Succeeded bool `json:"succeeded"`
 	}
 	err := callEtcd(ctx, etcd, "/v3/kv/txn", map[string]any{
 		"compare": []any{map[string]any{"key": name, "target": "MOD", "result": "EQUAL", "mod_revision": strconv.FormatInt(revision, 10)}},
-		"success": []any{map[string]any{"request_delete_range": map[string]any{"key": name}}},
+		"success": []any{operation},
 	}, &answer)
 	if err != nil {
-		return fmt.Errorf("remove the key of the interrupted first start: %w", err)
+		return err
 	}
 	if !answer.Succeeded {
-		return fmt.Errorf("remove the key of the interrupted first start: %s has changed meanwhile", key)
+		return fmt.Errorf("%s has changed meanwhile", key)
 	}
 	return nil
 }

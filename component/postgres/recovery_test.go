@@ -1,6 +1,7 @@
 package postgres_test
 
 import (
+	"encoding/json"
 	"net"
 	"os"
 	"os/exec"
@@ -68,6 +69,35 @@ func TestRecoveryOfAnInterruptedFirstStart(t *testing.T) {
 	check("a cluster without any key", true, "")
 	etcdctl("put", key, "7123456789012345678")
 	check("a finished cluster", true, key)
+
+	// A later start brings the cluster-wide settings up to date and leaves alone
+	// what others have put there.
+	const config = "/fournines/test/config"
+	etcdctl("put", config, `{"ttl": 30, "loop_wait": 2, "mine": 1, "synchronous_mode": false, "postgresql": {"parameters": {"max_connections": 7, "work_mem": "9MB"}}}`)
+	check("settings of another spec", true, key)
+	var settings struct {
+		TTL             int  `json:"ttl"`
+		Mine            int  `json:"mine"`
+		SynchronousMode bool `json:"synchronous_mode"`
+		PostgreSQL      struct {
+			Parameters struct {
+				MaxConnections int    `json:"max_connections"`
+				WorkMem        string `json:"work_mem"`
+			} `json:"parameters"`
+		} `json:"postgresql"`
+	}
+	text := etcdctl("get", config, "--print-value-only")
+	if err := json.Unmarshal([]byte(text), &settings); err != nil {
+		t.Fatalf("%v in %s", err, text)
+	}
+	if settings.TTL != 10 || settings.Mine != 1 || !settings.SynchronousMode ||
+		settings.PostgreSQL.Parameters.MaxConnections != postgres.DefaultMaxConnections || settings.PostgreSQL.Parameters.WorkMem != "9MB" {
+		t.Errorf("settings after the task: %s", text)
+	}
+	check("settings that are right", true, key)
+	if again := etcdctl("get", config, "--print-value-only"); again != text {
+		t.Errorf("settings that were right were changed to %s", again)
+	}
 	etcdctl("put", key, "")
 	ln, err := net.Listen("tcp", "127.63.1.20:8008")
 	if err != nil {

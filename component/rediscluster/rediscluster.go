@@ -31,6 +31,13 @@ const (
 	DefaultMaxMemoryMiB = 256
 )
 
+// The values of Config.AppendOnly.
+const (
+	AppendAlways      = "always"
+	AppendEverySecond = "everysec"
+	AppendOff         = "off"
+)
+
 // busOffset is between a node's port and its cluster bus port.
 const busOffset = 10000
 
@@ -101,6 +108,9 @@ type Config struct {
 	// MaxMemoryMiB bounds the data; 0 means DefaultMaxMemoryMiB. A full node
 	// refuses writes instead of dropping keys: queues and locks live in it.
 	MaxMemoryMiB int
+	// AppendOnly is when a write reaches the disk: AppendAlways, AppendEverySecond
+	// or AppendOff; empty means AppendEverySecond.
+	AppendOnly string
 	// Executable is redis-server's path; empty looks it up.
 	Executable string
 	// LogLevel is debug, verbose, notice or warning; empty means notice.
@@ -122,6 +132,9 @@ func (c *Config) setDefaults() {
 	if c.LogLevel == "" {
 		c.LogLevel = "notice"
 	}
+	if c.AppendOnly == "" {
+		c.AppendOnly = AppendEverySecond
+	}
 }
 
 func (c *Config) validate() error {
@@ -133,6 +146,11 @@ func (c *Config) validate() error {
 	f.Path("DataDir", c.DataDir)
 	f.Check(!strings.ContainsAny(c.DataDir, "\"\n\\"), "DataDir", "must not contain quotes, backslashes or line breaks")
 	f.Check(c.NodeTimeout >= 500*time.Millisecond, "NodeTimeout", "must be at least 500ms")
+	switch c.AppendOnly {
+	case AppendAlways, AppendEverySecond, AppendOff:
+	default:
+		f.Check(false, "AppendOnly", fmt.Sprintf("%q is none of always, everysec, off", c.AppendOnly))
+	}
 	f.Check(c.MaxMemoryMiB >= 16, "MaxMemoryMiB", "must be at least 16")
 	for _, a := range c.accounts() {
 		f.Path("Passwords, user "+a.name, a.file)
@@ -232,8 +250,8 @@ func (c *Config) file(masterauth string) string {
 		"masterauth " + quote(masterauth),
 		"maxmemory " + strconv.Itoa(c.MaxMemoryMiB) + "mb",
 		"maxmemory-policy noeviction",
-		"appendonly yes",
-		"appendfsync everysec",
+		"appendonly " + onOff(c.AppendOnly != AppendOff),
+		"appendfsync " + c.appendFsync(),
 		"aof-load-truncated yes",
 		"save \"\"",
 		"cluster-enabled yes",
@@ -353,4 +371,19 @@ func parseInfo(text string) map[string]string {
 		}
 	}
 	return info
+}
+
+func onOff(on bool) string {
+	if on {
+		return "yes"
+	}
+	return "no"
+}
+
+// appendFsync is what Redis wants to hear also when the log is off.
+func (c *Config) appendFsync() string {
+	if c.AppendOnly == AppendAlways {
+		return AppendAlways
+	}
+	return AppendEverySecond
 }
