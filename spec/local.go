@@ -59,7 +59,8 @@ type Ports struct {
 	// Alertmanager serves alerts and their web page.
 	Alertmanager int `yaml:"alertmanager" range:"1..65535"`
 	// PortOffset is added to each of them, to run a second stack beside the
-	// first.
+	// first. Keep the sums below 32768: from there on the kernel takes ports
+	// for outgoing connections, and one of those may hold yours.
 	PortOffset int `yaml:"portOffset" range:"0..50000"`
 }
 

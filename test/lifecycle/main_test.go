@@ -26,7 +26,8 @@ import (
 
 // portOffset keeps the public ports away from those of other stacks of this
 // machine.
-const portOffset = 10000
+// It keeps them below 32768, where the kernel takes ports for outgoing connections.
+const portOffset = 1000
 
 // gatewayURL is where the gateways of a stack of this package answer.
 const gatewayURL = "http://127.0.0.1:18480"

@@ -57,7 +57,8 @@ type stack struct {
 
 // portOffset keeps the test's public ports away from those of a stack that
 // already runs on the machine.
-const portOffset = 20000
+// It keeps them below 32768, where the kernel takes ports for outgoing connections.
+const portOffset = 2000
 
 func start() (*stack, error) {
 	// The unprivileged account that runs the servers must reach the directory,
