@@ -59,7 +59,7 @@ func TestPortTaken(t *testing.T) {
 	}
 	defer ln.Close()
 	s := newStack(t, "")
-	out := refused(t, s, "port 18480", fmt.Sprintf("(pid %d)", os.Getpid()), "local.ports.gateway")
+	out := refused(t, s, "port 9480", fmt.Sprintf("(pid %d)", os.Getpid()), "local.ports.gateway")
 	if lines := strings.Count(strings.TrimSpace(out), "\n") + 1; lines != 1 {
 		t.Errorf("%d lines, want one sentence:\n%s", lines, out)
 	}

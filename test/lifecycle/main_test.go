@@ -30,7 +30,7 @@ import (
 const portOffset = 1000
 
 // gatewayURL is where the gateways of a stack of this package answer.
-const gatewayURL = "http://127.0.0.1:18480"
+const gatewayURL = "http://127.0.0.1:9480" // 8480 and the offset
 
 // limit bounds every wait for a stack; it is generous, since the machine may
 // be busy.
