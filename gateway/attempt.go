@@ -166,7 +166,7 @@ func (x *exchange) permitted(f failure) bool {
 // of the conversation. Workflow runs are not: from Dify 1.13 on they live in a
 // worker and may go on without the instance.
 func (x *exchange) mayRestart() bool {
-	return x.class == dify.Chat && x.mode == dify.Streaming && x.restarts == 0 &&
+	return x.class == dify.Chat && x.asked.Mode == dify.Streaming && x.restarts == 0 &&
 		x.set.Stream.Restart == RestartBeforeContent
 }
 

@@ -26,13 +26,16 @@ type Config struct {
 	TLS TLS `yaml:"tls"`
 	// Upstreams are the Dify API instances, at least one.
 	Upstreams []Upstream `yaml:"upstreams"`
-	Health    Health     `yaml:"health"`
-	Balance   Balance    `yaml:"balance"`
-	Ejection  Ejection   `yaml:"ejection"`
-	Retry     Retry      `yaml:"retry"`
-	Stream    Stream     `yaml:"stream"`
-	Limits    Limits     `yaml:"limits"`
-	Drain     Drain      `yaml:"drain"`
+	// Apps gives applications names and what they may use; one that is not
+	// listed is known by the id of its key. Default none.
+	Apps     []App    `yaml:"apps"`
+	Health   Health   `yaml:"health"`
+	Balance  Balance  `yaml:"balance"`
+	Ejection Ejection `yaml:"ejection"`
+	Retry    Retry    `yaml:"retry"`
+	Stream   Stream   `yaml:"stream"`
+	Limits   Limits   `yaml:"limits"`
+	Drain    Drain    `yaml:"drain"`
 	// AccessLog writes one log line per request. Default false.
 	AccessLog bool `yaml:"accessLog"`
 }
@@ -258,6 +261,7 @@ func (c *Config) Validate() error {
 			}
 		}
 	}
+	validateApps(c.Apps, bad)
 	if !strings.HasPrefix(c.Health.Path, "/") {
 		bad("health.path", "%q does not begin with /", c.Health.Path)
 	}

@@ -42,6 +42,7 @@ const (
 type settings struct {
 	Config
 	zoneHeader []string
+	apps       appTable
 	tls        *tls.Certificate
 }
 
@@ -82,7 +83,7 @@ func newSettings(cfg Config) (*settings, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	set := &settings{Config: cfg, zoneHeader: []string{cfg.Zone}}
+	set := &settings{Config: cfg, zoneHeader: []string{cfg.Zone}, apps: newAppTable(cfg.Apps)}
 	if cfg.TLS.CertFile != "" {
 		cert, err := tls.LoadX509KeyPair(cfg.TLS.CertFile, cfg.TLS.KeyFile)
 		if err != nil {

@@ -38,9 +38,9 @@ type exchange struct {
 	rc    *http.ResponseController
 	ctx   context.Context // ends with the client, the gateway or the request's time
 	class dify.Class
-	mode  dify.Mode
+	asked dify.Fields // what the body says
 	id    string
-	key   string // KeyID of the app key
+	app   app // who the app key belongs to
 	body  body
 	start time.Time
 
@@ -101,7 +101,7 @@ func (x *exchange) serve() {
 	ctx, cancel := context.WithTimeoutCause(r.Context(), x.set.Limits.RequestTimeout, errRequestTimeout)
 	defer cancel()
 	x.ctx = ctx
-	x.key = dify.KeyID(dify.AppKey(r.Header))
+	x.app = x.set.apps.find(dify.KeyID(dify.AppKey(r.Header)))
 	x.upgrade = upgradeType(r.Header) != "" && r.ProtoMajor == 1
 	outgoing(r, x.id)
 
@@ -110,9 +110,7 @@ func (x *exchange) serve() {
 		x.failErr(err)
 		return
 	}
-	if x.class.Streams() {
-		x.mode = dify.ResponseMode(x.body.held, x.body.complete())
-	}
+	x.identify()
 	x.g.budget.Request()
 	up, err := x.send()
 	if err != nil {
@@ -129,6 +127,23 @@ func (x *exchange) serve() {
 		defer up.close()
 		x.serveBody(up)
 	}
+}
+
+// identify learns from the body, or from the query of a request without one, who
+// asks and how.
+func (x *exchange) identify() {
+	switch {
+	case x.class.Streams() || len(x.body.held) > 0 && isJSON(x.r.Header):
+		x.asked = dify.Peek(x.body.held, x.body.complete())
+	case x.r.URL.RawQuery != "":
+		q := x.r.URL.Query()
+		x.asked.User, x.asked.Conversation = q.Get("user"), q.Get("conversation_id")
+	}
+}
+
+func isJSON(h http.Header) bool {
+	mediaType, _, _ := strings.Cut(h.Get("Content-Type"), ";")
+	return strings.EqualFold(strings.TrimSpace(mediaType), "application/json")
 }
 
 func isEventStream(h http.Header) bool {
@@ -285,7 +300,7 @@ func (x *exchange) account() {
 	x.g.log.LogAttrs(context.WithoutCancel(x.r.Context()), slog.LevelInfo, "request",
 		slog.String("id", x.id), slog.String("method", x.r.Method), slog.String("path", x.r.URL.Path),
 		slog.String("class", x.class.String()), slog.Int("status", x.status), slog.Int64("bytes", x.sent),
-		slog.Float64("ms", float64(took.Microseconds())/1000), slog.String("key", x.key),
+		slog.Float64("ms", float64(took.Microseconds())/1000), slog.String("app", x.app.id),
 		slog.String("endpoint", x.endpoint), slog.String("zone", x.zone), slog.Int("attempts", x.attempts),
 		slog.String("client", x.r.RemoteAddr))
 }

@@ -1,5 +1,11 @@
 package dify
 
+import (
+	"bytes"
+	"encoding/json"
+	"slices"
+)
+
 // Mode is what a request's body says in response_mode.
 type Mode uint8
 
@@ -12,20 +18,41 @@ const (
 	Streaming
 )
 
-// MaxDepth bounds how deep ResponseMode follows nested values.
+// MaxDepth bounds how deep Peek follows nested values.
 const MaxDepth = 512
 
-// ResponseMode reads the top-level response_mode of a JSON body without
-// decoding the rest. body may be a prefix; complete says that it is not.
-func ResponseMode(body []byte, complete bool) Mode {
-	v, state := topLevelString(body, "response_mode")
+// Fields are what the gateway wants to know of a JSON body before it goes on.
+type Fields struct {
+	Mode Mode
+	// User is who the app says is asking: Dify's "user", "" when absent.
+	User string
+	// Conversation is Dify's "conversation_id"; "" begins a new one.
+	Conversation string
+}
+
+// Peek reads the top-level members of a JSON body that Fields names, without
+// decoding the rest. Where a name comes twice the last one counts, as in Dify's
+// decoder. body may be a prefix; complete says that it is not.
+func Peek(body []byte, complete bool) Fields {
+	var f Fields
+	mode, state := "", absent
+	end := eachTopLevelString(body, func(name, value []byte) {
+		switch string(name) {
+		case "response_mode":
+			mode, state = decodeString(value), found
+		case "user":
+			f.User = decodeString(value)
+		case "conversation_id":
+			f.Conversation = decodeString(value)
+		}
+	})
 	switch {
-	case state == found && v == "streaming":
-		return Streaming
-	case state == found, complete, state == malformed:
-		return Blocking
+	case state == found && mode == "streaming":
+		f.Mode = Streaming
+	case state == found, complete, end != cut:
+		f.Mode = Blocking
 	}
-	return Unknown
+	return f
 }
 
 type lookup uint8
@@ -37,58 +64,63 @@ const (
 	cut // the prefix ended first
 )
 
-// topLevelString finds the last string member of that name in a JSON object,
-// as decoders that keep the last of several equal names do.
-func topLevelString(b []byte, name string) (value string, state lookup) {
+// eachTopLevelString calls f with the raw name and value of every string member
+// of a JSON object, and says how the object ended: absent when it was whole.
+func eachTopLevelString(b []byte, f func(name, value []byte)) lookup {
 	i := skipSpaces(b, 0)
 	if i == len(b) {
-		return "", cut
+		return cut
 	}
 	if b[i] != '{' {
-		return "", malformed
+		return malformed
 	}
 	i++
 	depth, key := 1, true
-	var current []byte
-	result := absent
+	var name []byte
 	for i < len(b) {
 		switch c := b[i]; c {
 		case '"':
 			s, next := scanString(b, i)
 			if next < 0 {
-				return value, orCut(result)
+				return cut
 			}
 			i = next
 			if depth != 1 {
 				continue
 			}
 			if key {
-				current, key = s, false
-			} else if string(current) == name {
-				value, result = string(s), found
+				name, key = s, false
+			} else {
+				f(name, s)
 			}
 			continue
 		case '{', '[':
 			if depth++; depth > MaxDepth {
-				return "", malformed
+				return malformed
 			}
 		case '}', ']':
 			if depth--; depth == 0 {
-				return value, result
+				return absent
 			}
 		case ',':
 			key = depth == 1
 		}
 		i++
 	}
-	return value, orCut(result)
+	return cut
 }
 
-func orCut(l lookup) lookup {
-	if l == found {
-		return found
+// decodeString resolves the escapes of a JSON string's inside: who writes the
+// same user in another way is the same user.
+func decodeString(raw []byte) string {
+	if bytes.IndexByte(raw, '\\') < 0 {
+		return string(raw)
 	}
-	return cut
+	var s string
+	if json.Unmarshal(slices.Concat([]byte{'"'}, raw, []byte{'"'}), &s) != nil {
+		return string(raw)
+	}
+	return s
 }
 
 // scanString returns the raw bytes of the string that begins at b[i] and the

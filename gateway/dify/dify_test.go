@@ -63,7 +63,7 @@ func TestOnlyHarmlessClassesAreIdempotent(t *testing.T) {
 	}
 }
 
-func TestResponseMode(t *testing.T) {
+func TestPeekMode(t *testing.T) {
 	big := strings.Repeat("x", 10_000)
 	cases := []struct {
 		name, body string
@@ -85,8 +85,24 @@ func TestResponseMode(t *testing.T) {
 		{"too deep", strings.Repeat(`{"a":`, MaxDepth+2), false, Blocking},
 	}
 	for _, tc := range cases {
-		if got := ResponseMode([]byte(tc.body), tc.complete); got != tc.want {
+		if got := Peek([]byte(tc.body), tc.complete).Mode; got != tc.want {
 			t.Errorf("%s: got %v, want %v", tc.name, got, tc.want)
+		}
+	}
+}
+
+func TestPeekWhoAsks(t *testing.T) {
+	cases := []struct{ name, body, user, conversation string }{
+		{"plain", `{"user":"alice","conversation_id":"c1","query":"q"}`, "alice", "c1"},
+		{"escapes are another way to write the same", `{"user":"\u0061lice"}`, "alice", ""},
+		{"a number is none", `{"user":7,"conversation_id":null}`, "", ""},
+		{"nested ones are inputs", `{"inputs":{"user":"eve"},"user":"alice"}`, "alice", ""},
+		{"a value that is a name", `{"query":"user","user":"alice"}`, "alice", ""},
+		{"last one wins", `{"user":"a","user":"b"}`, "b", ""},
+	}
+	for _, tc := range cases {
+		if got := Peek([]byte(tc.body), true); got.User != tc.user || got.Conversation != tc.conversation {
+			t.Errorf("%s: got %+v", tc.name, got)
 		}
 	}
 }
@@ -149,10 +165,10 @@ func FuzzClassify(f *testing.F) {
 	})
 }
 
-func FuzzResponseMode(f *testing.F) {
+func FuzzPeek(f *testing.F) {
 	f.Add([]byte(`{"a":[1,{"b":"\\\""}],"response_mode":"streaming"}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		got := ResponseMode(b, true)
+		got := Peek(b, true).Mode
 		var want struct {
 			Mode *string `json:"response_mode"`
 		}
@@ -165,8 +181,8 @@ func FuzzResponseMode(f *testing.F) {
 		if !ok || json.Unmarshal(raw, &want.Mode) != nil || want.Mode == nil {
 			return
 		}
-		if strings.ContainsRune(string(raw), '\\') || strings.ContainsRune(string(b), '\\') {
-			return // escapes are not decoded
+		if strings.ContainsRune(string(b), '\\') {
+			return // names with escapes are not recognised
 		}
 		if (*want.Mode == "streaming") != (got == Streaming) {
 			t.Fatalf("%q: got %v, decoder says %q", b, got, *want.Mode)

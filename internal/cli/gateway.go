@@ -1,16 +1,23 @@
 package cli
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"fournines/gateway"
+	"fournines/gateway/dify"
 	"fournines/internal/logging"
 )
+
+// maxKeyBytes bounds what key-id reads; Dify's keys have about 30 characters.
+const maxKeyBytes = 4 << 10
 
 // gatewayFlags are the flags of `fournines gateway`.
 type gatewayFlags struct {
@@ -51,6 +58,7 @@ themselves within drain.timeout.`,
 			return a.runGateway(cmd.Context(), &f)
 		},
 	}
+	cmd.AddCommand(a.keyIDCommand())
 	flags := cmd.Flags()
 	flags.StringVar(&f.config, "config", "", "configuration file (YAML)")
 	flags.StringArrayVar(&f.upstreams, "upstream", nil, "a Dify API instance, [scheme://]host:port[@zone]; repeat for each")
@@ -61,6 +69,32 @@ themselves within drain.timeout.`,
 	flags.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
 	flags.BoolVar(&f.check, "check", false, "check the configuration and exit")
 	return cmd
+}
+
+func (a *app) keyIDCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "key-id",
+		Short: "Print the id of an API key read from standard input",
+		Long: `Print the id of an API key read from standard input.
+
+The gateway's configuration, logs and metrics know an application by the id of
+its key, from which the key cannot be found. The key is read from standard input
+so that it stays out of the shell's history and the list of processes.`,
+		Example: `  fournines gateway key-id < app-key.txt`,
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			line, err := bufio.NewReader(io.LimitReader(cmd.InOrStdin(), maxKeyBytes)).ReadString('\n')
+			if err != nil && !errors.Is(err, io.EOF) {
+				return fmt.Errorf("read the key: %w", err)
+			}
+			key := strings.TrimSpace(line)
+			if key == "" {
+				return &exitError{code: 2, err: errors.New("no key on standard input: give the app's API key, app-... or dataset-...")}
+			}
+			fmt.Fprintln(a.stdout, dify.KeyID(key))
+			return nil
+		},
+	}
 }
 
 // load builds the configuration from the file or from the flags.
