@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"fournines/component/milvus/milvustest"
 	"fournines/internal/eventually"
 )
 
@@ -21,7 +22,7 @@ Bananas are yellow fruits that grow in warm countries.`
 // withMilvus points the servers at a real Milvus.
 func withMilvus(t *testing.T, s *servers) {
 	t.Helper()
-	m := newMilvus(t)
+	m := milvustest.New(t, milvustest.Options{Name: "milvus-difysim-test", Host: "127.67.1.40", Port: 25530})
 	host, port, err := net.SplitHostPort(m.Address)
 	if err != nil {
 		t.Fatal(err)

@@ -5,47 +5,17 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"fournines/internal/eventually"
 )
-
-// gatewayLog is a log that a test reads while it is written.
-type gatewayLog struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *gatewayLog) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *gatewayLog) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
-
-func freeGatewayAddress(t *testing.T) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	return ln.Addr().String()
-}
 
 func TestGatewayCommandWrongCalls(t *testing.T) {
 	dir := t.TempDir()
@@ -87,7 +57,7 @@ func TestGatewayCommandServesReloadsAndStops(t *testing.T) {
 		return srv
 	}
 	one, two := serve("one"), serve("two")
-	listen, admin := freeGatewayAddress(t), freeGatewayAddress(t)
+	listen, admin := freeAddress(t), freeAddress(t)
 	file := filepath.Join(t.TempDir(), "gateway.yaml")
 	write := func(upstream string) {
 		t.Helper()
@@ -99,7 +69,7 @@ func TestGatewayCommandServesReloadsAndStops(t *testing.T) {
 	write(strings.TrimPrefix(one.URL, "http://"))
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	var log gatewayLog
+	var log output
 	done := make(chan int, 1)
 	go func() {
 		done <- Main(ctx, []string{"gateway", "--config", file}, strings.NewReader(""), io.Discard, &log)

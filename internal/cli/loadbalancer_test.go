@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -11,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -19,28 +17,10 @@ import (
 	"fournines/internal/eventually"
 )
 
-// syncBuffer is a buffer that a command writes to while a test reads it.
-type syncBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *syncBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *syncBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
-}
-
 // background runs a command until the test ends, which must then succeed.
-func background(t *testing.T, args ...string) (stderr *syncBuffer) {
+func background(t *testing.T, args ...string) (stderr *output) {
 	t.Helper()
-	stderr = &syncBuffer{}
+	stderr = &output{}
 	ctx, cancel := context.WithCancel(context.Background())
 	code := make(chan int, 1)
 	go func() { code <- Main(ctx, args, strings.NewReader(""), io.Discard, stderr) }()

@@ -304,6 +304,7 @@ func (s *testStack) attached() (*exec.Cmd, *output) {
 	return cmd, out
 }
 
+// output is a buffer that a command writes to while a test reads it.
 type output struct {
 	mu sync.Mutex
 	b  bytes.Buffer

@@ -9,6 +9,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"fournines/component/milvus/milvustest"
 	"fournines/internal/eventually"
 	"fournines/internal/milvus"
 )
@@ -21,7 +22,7 @@ func unit(angle float64) []float32 {
 
 // TestCollectionLife goes through all calls against a real Milvus.
 func TestCollectionLife(t *testing.T) {
-	cfg := newServer(t)
+	cfg := milvustest.New(t, milvustest.Options{Name: "milvus-client-test", Host: "127.66.1.40", Port: 24530})
 	cfg.Timeout = 60 * time.Second
 	c, err := milvus.New(cfg)
 	if err != nil {

@@ -281,48 +281,6 @@ func of(all []proc, unit string) []proc {
 	return slices.DeleteFunc(slices.Clone(all), func(p proc) bool { return p.unit != unit })
 }
 
-// killSupervisor ends the supervisor, and nothing else, as a crash would.
-func (s *stack) killSupervisor(t *testing.T) {
-	t.Helper()
-	// A process that the supervisor is just starting looks like the supervisor
-	// until it becomes another program: leave out the supervisor's children.
-	all := of(s.processes(t), "supervisor")
-	found := slices.DeleteFunc(slices.Clone(all), func(p proc) bool {
-		parent := parentOf(p.pid)
-		return slices.ContainsFunc(all, func(other proc) bool { return other.pid == parent })
-	})
-	if len(found) != 1 {
-		t.Fatalf("%d supervisors, want 1", len(found))
-	}
-	if err := syscall.Kill(found[0].pid, syscall.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
-	eventually.Nil(t, time.Minute, func() error {
-		if n := len(of(s.processes(t), "supervisor")); n > 0 {
-			return errors.New("the supervisor still runs")
-		}
-		return nil
-	})
-}
-
-// parentOf is the parent of a process, or 0 when it has ended. See proc(5): the
-// parent is the second field after the name, which stands in parentheses.
-func parentOf(pid int) int {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return 0
-	}
-	fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
-	if len(fields) < 2 {
-		return 0
-	}
-	parent, err := strconv.Atoi(fields[1])
-	if err != nil {
-		return 0
-	}
-	return parent
-}
-
 // killAll ends the supervisor and all processes of the stack, as a power
 // failure would.
 func (s *stack) killAll(t *testing.T) {

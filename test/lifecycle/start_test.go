@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"fournines/internal/eventually"
+	"fournines/internal/servertest"
 	"fournines/topology"
 )
 
@@ -129,7 +130,7 @@ func (s *stack) supervisorKilledDuringStart(t *testing.T) {
 		}
 		return nil
 	})
-	s.killSupervisor(t)
+	servertest.KillSupervisor(t, s.data)
 	before := s.processes(t)
 	if out, err := c.wait(); exitCode(err) <= 0 {
 		t.Errorf("up whose supervisor was killed: %v\n%s", err, out)
@@ -186,7 +187,7 @@ func (s *stack) upTwice(t *testing.T) {
 
 func (s *stack) downWithoutSupervisor(t *testing.T) {
 	t.Helper()
-	s.killSupervisor(t)
+	servertest.KillSupervisor(t, s.data)
 	if len(s.processes(t)) == 0 {
 		t.Error("the components died with their supervisor")
 	}

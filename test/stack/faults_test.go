@@ -6,14 +6,13 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 
 	"fournines/drill"
-	"fournines/internal/eventually"
+	"fournines/internal/servertest"
 	"fournines/topology"
 )
 
@@ -89,7 +88,7 @@ func TestDrillZoneLoss(t *testing.T) {
 // on, and `up` adopts it without restarting anything.
 func TestSupervisorCrash(t *testing.T) {
 	before := theStack.status(t)
-	killSupervisor(t)
+	servertest.KillSupervisor(t, theStack.data)
 	var parameters map[string]any
 	call(t, "GET", "/v1/parameters?user=crash", theStack.credentials(t).Gateway.AppKey, nil, &parameters)
 	if out, err := theStack.run(2*time.Minute, "up", "--detach", "-f", theStack.spec); err != nil {
@@ -112,39 +111,6 @@ func TestSupervisorCrash(t *testing.T) {
 			}
 		}
 	}
-}
-
-// killSupervisor ends the supervisor of the test's stack with SIGKILL.
-func killSupervisor(t *testing.T) {
-	t.Helper()
-	procs, err := filepath.Glob("/proc/[0-9]*/cmdline")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, f := range procs {
-		text, err := os.ReadFile(f)
-		if err != nil {
-			continue
-		}
-		args := strings.Split(string(text), "\x00")
-		if len(args) > 2 && args[1] == "supervise" && strings.Contains(string(text), theStack.data) {
-			pid := 0
-			for _, digit := range filepath.Base(filepath.Dir(f)) {
-				pid = pid*10 + int(digit-'0')
-			}
-			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
-				t.Fatal(err)
-			}
-			eventually.Nil(t, 10*time.Second, func() error {
-				if err := syscall.Kill(pid, 0); err == nil {
-					return os.ErrExist
-				}
-				return nil
-			})
-			return
-		}
-	}
-	t.Fatal("no supervisor found")
 }
 
 func TestUpTwiceIsHarmless(t *testing.T) {
