@@ -11,6 +11,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/spf13/cobra"
 
 	"fournines/internal/adminhttp"
 	"fournines/internal/lifecycle"
@@ -58,6 +59,18 @@ func serve(ctx context.Context, d daemon) error {
 	}
 	d.log.Info("stopped")
 	return nil
+}
+
+// configCommand makes cmd one that takes everything from the file that --config
+// names, and hands the file's path to run.
+func configCommand(cmd *cobra.Command, run func(ctx context.Context, path string) error) *cobra.Command {
+	var config string
+	cmd.Use += " --config FILE"
+	cmd.Args = cobra.NoArgs
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return run(cmd.Context(), config) }
+	cmd.Flags().StringVar(&config, "config", "", "configuration file")
+	_ = cmd.MarkFlagRequired("config")
+	return cmd
 }
 
 // addAdmin opens the admin listener and adds its server; an empty address is none.

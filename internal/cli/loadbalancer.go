@@ -13,21 +13,13 @@ import (
 )
 
 func (a *app) loadbalancerCommand() *cobra.Command {
-	var config string
-	cmd := &cobra.Command{
-		Use:   "loadbalancer --config FILE",
+	return configCommand(&cobra.Command{
+		Use:   "loadbalancer",
 		Short: "Give each service one stable address in front of the proxies of all zones",
 		Long: `Forwards TCP connections to the proxies of all zones: healthy ones in the
 caller's zone first, others when there is none. SIGHUP reads the file again;
 SIGTERM stops accepting, lets connections drain, and ends.`,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.runLoadbalancer(cmd.Context(), config)
-		},
-	}
-	cmd.Flags().StringVar(&config, "config", "", "configuration file")
-	_ = cmd.MarkFlagRequired("config")
-	return cmd
+	}, a.runLoadbalancer)
 }
 
 func (a *app) runLoadbalancer(ctx context.Context, path string) error {

@@ -13,22 +13,14 @@ import (
 )
 
 func (a *app) zonelinkCommand() *cobra.Command {
-	var config string
-	cmd := &cobra.Command{
-		Use:   "zonelink --config FILE",
+	return configCommand(&cobra.Command{
+		Use:   "zonelink",
 		Short: "Carry the packets between zones, with delay and loss (runs as root)",
 		Long: `Carries the packets between the zones of a local stack, to give the links
 delay, loss and rate on kernels without netem. When it ends, for whatever
 reason, the zones are connected without delay. SIGHUP reads the links from the
 file again; the control socket serves GET and PUT /links.`,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.runZonelink(cmd.Context(), config)
-		},
-	}
-	cmd.Flags().StringVar(&config, "config", "", "configuration file")
-	_ = cmd.MarkFlagRequired("config")
-	return cmd
+	}, a.runZonelink)
 }
 
 func (a *app) runZonelink(ctx context.Context, path string) error {
