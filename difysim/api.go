@@ -80,6 +80,9 @@ func (a *API) Run(ctx context.Context, ln net.Listener) error {
 	var helpers sync.WaitGroup
 	waitCtx, stopWait := context.WithCancel(ctx)
 	helpers.Go(func() {
+		if a.stub != nil {
+			return // its notReady was never set
+		}
 		err := a.waitForSchema(waitCtx, func(err error) {
 			if err == nil {
 				a.notReady.Store(nil)
@@ -128,30 +131,43 @@ func (a *API) routes(reg prometheus.Gatherer) http.Handler {
 	plain := func(pattern string, h http.HandlerFunc) { mux.Handle(pattern, h) }
 	plain("GET /{$}", a.front)
 	plain("GET /health", a.health)
-	plain("GET /difysim/ready", a.ready)
-	plain("GET /db-pool-stat", a.poolStat)
+	if a.stub == nil {
+		plain("GET /difysim/ready", a.ready)
+		plain("GET /db-pool-stat", a.poolStat)
+	}
 	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{}))
 
-	app := func(pattern string, where userFrom, h handlerFunc) { mux.Handle(pattern, a.wrap(a.withApp(where, h))) }
+	letIn, letDatasetsIn := a.withApp, a.withDatasets
+	if a.stub != nil {
+		letIn, letDatasetsIn = a.stub.withApp, a.stub.withDatasets
+	}
+	app := func(pattern string, where userFrom, h handlerFunc) { mux.Handle(pattern, a.wrap(letIn(where, h))) }
 	app("POST /v1/chat-messages", userInBody, a.chatMessages)
 	app("POST /v1/chat-messages/{task}/stop", userInBody, a.stopChat)
 	app("POST /v1/completion-messages", userInBody, a.completionMessages)
 	app("POST /v1/completion-messages/{task}/stop", userInBody, a.stopCompletion)
 	app("POST /v1/workflows/run", userInBody, a.runWorkflow)
-	app("GET /v1/workflows/run/{run}", userNone, a.workflowRun)
 	app("POST /v1/workflows/tasks/{task}/stop", userInBody, a.stopWorkflow)
+	app("GET /v1/parameters", userNone, a.parameters)
+	app("GET /v1/info", userNone, a.info)
+	app("GET /v1/meta", userNone, a.meta)
+
+	ds := func(pattern string, h handlerFunc) { mux.Handle(pattern, a.wrap(letDatasetsIn(h))) }
+	ds("POST /v1/datasets/{dataset}/retrieve", a.retrieve)
+	ds("POST /v1/datasets/{dataset}/hit-testing", a.retrieve)
+	if a.stub != nil {
+		return a.counted(mux) // the rest is about what is stored
+	}
+
+	app("GET /v1/workflows/run/{run}", userNone, a.workflowRun)
 	app("GET /v1/conversations", userInQuery, a.conversations)
 	app("DELETE /v1/conversations/{conversation}", userInBody, a.deleteConversation)
 	app("POST /v1/conversations/{conversation}/name", userInBody, a.renameConversation)
 	app("GET /v1/messages", userInQuery, a.messages)
 	app("POST /v1/messages/{message}/feedbacks", userInBody, a.feedback)
 	app("GET /v1/messages/{message}/suggested", userInQuery, a.suggested)
-	app("GET /v1/parameters", userNone, a.parameters)
-	app("GET /v1/info", userNone, a.info)
-	app("GET /v1/meta", userNone, a.meta)
 	app("POST /v1/files/upload", userInForm, a.upload)
 
-	ds := func(pattern string, h handlerFunc) { mux.Handle(pattern, a.wrap(a.withDatasets(h))) }
 	ds("GET /v1/datasets", a.listDatasets)
 	ds("POST /v1/datasets", a.createDataset)
 	ds("GET /v1/datasets/{dataset}", a.getDataset)
@@ -170,9 +186,11 @@ func (a *API) routes(reg prometheus.Gatherer) http.Handler {
 	ds("POST /v1/datasets/{dataset}/documents/{document}/segments", a.createSegments)
 	ds("POST /v1/datasets/{dataset}/documents/{document}/segments/{segment}", a.updateSegment)
 	ds("DELETE /v1/datasets/{dataset}/documents/{document}/segments/{segment}", a.deleteSegment)
-	ds("POST /v1/datasets/{dataset}/retrieve", a.retrieve)
-	ds("POST /v1/datasets/{dataset}/hit-testing", a.retrieve)
+	return a.counted(mux)
+}
 
+// counted puts the simulator's headers on every answer and counts it.
+func (a *API) counted(mux *http.ServeMux) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
 		h.Set("X-Dify-Simulator", "true")
@@ -192,6 +210,9 @@ func (a *API) routes(reg prometheus.Gatherer) http.Handler {
 			a.metrics.requests.WithLabelValues(route, strconv.Itoa(rec.status)).Inc()
 			a.metrics.duration.WithLabelValues(route).Observe(time.Since(start).Seconds())
 		}()
+		if a.stub != nil && !a.stub.admit(rec, r) {
+			return
+		}
 		if pattern == "" {
 			e := unroutable(mux, r)
 			_ = writeJSON(rec, e.Status, e)
@@ -249,8 +270,11 @@ func (a *API) wrap(h handlerFunc) http.Handler {
 		if !ok {
 			life = context.WithoutCancel(r.Context())
 		}
-		q := &request{w: w, r: r, db: a.db.Session()}
-		defer q.db.Close()
+		q := &request{w: w, r: r}
+		if a.db != nil { // the stub has none
+			q.db = a.db.Session()
+			defer q.db.Close()
+		}
 		defer func() {
 			if p := recover(); p != nil {
 				if p == http.ErrAbortHandler { //nolint:errorlint // net/http panics with this very value

@@ -34,6 +34,9 @@ type backend struct {
 	vectors  *milvus.Client // nil when vector.store is none
 	core     *core
 	metrics  *metrics
+	// stub is what stands in for database and Redis, which are nil then; nil in
+	// every role but the stub.
+	stub *stubState
 }
 
 func newBackend(cfg Config, log *slog.Logger, m *metrics) (*backend, error) {
@@ -89,6 +92,9 @@ func newRedis(cfg RedisConfig) *redis.Client {
 }
 
 func (b *backend) close() {
+	if b.stub != nil {
+		return
+	}
 	b.db.Close()
 	_ = b.redis.Close()
 	_ = b.broker.Close()

@@ -1,6 +1,7 @@
 package difysim
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -114,6 +115,10 @@ func (a *API) runWorkflow(ctx context.Context, q *request) error {
 // createRecords commits the conversation and the message before generation, in
 // two transactions, each read back, as Dify does.
 func (q *request) createRecords(ctx context.Context, spec *runSpec) error {
+	if q.db == nil { // the stub keeps nothing
+		spec.MessageID, spec.ConversationID = uuid.NewString(), cmp.Or(spec.ConversationID, uuid.NewString())
+		return nil
+	}
 	inputs, err := json.Marshal(spec.Inputs)
 	if err != nil {
 		return fmt.Errorf("inputs: %w", err)
@@ -164,6 +169,9 @@ func shortName(query string) string {
 
 // conversation checks that a conversation belongs to this app and user.
 func (q *request) conversation(ctx context.Context, id string) error {
+	if q.db == nil {
+		return nil // the stub knows none and believes in all
+	}
 	var status string
 	found, err := q.db.First(ctx, `SELECT conversations.status AS conversations_status
 FROM conversations
@@ -182,7 +190,9 @@ WHERE conversations.id = $1::uuid AND conversations.app_id = $2::uuid AND conver
 
 // answer runs the generation and writes it, whole or as a stream.
 func (a *API) answer(ctx context.Context, q *request, spec runSpec, stream bool) error {
-	q.db.Close()
+	if q.db != nil {
+		q.db.Close()
+	}
 	if stream {
 		return a.stream(ctx, q, spec)
 	}
@@ -291,6 +301,10 @@ func (a *API) generateHere(ctx context.Context, spec runSpec, out sink) error {
 // it succeeds without doing anything, as in Dify.
 func (a *API) stop(ctx context.Context, q *request) error {
 	task := q.r.PathValue("task")
+	if a.stub != nil {
+		a.stub.stop(task)
+		return q.success()
+	}
 	owner, err := a.redis.Get(ctx, belongKey+task).Result()
 	switch {
 	case errors.Is(err, redis.Nil):

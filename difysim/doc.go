@@ -42,4 +42,10 @@
 //   - api and worker wait for the schema instead of serving with an old one.
 //   - The inputs sim_tokens, sim_delay_ms, sim_tokens_per_second, sim_error,
 //     sim_cpu_ms and sim_dataset_ids change a single request, for tests.
+//
+// # The stub
+//
+// Stub is the API alone, without database, Redis and vector store, for tests of
+// what stands in front of Dify: the same answers and streams, faults that are
+// switched on its admin address, nothing that is kept.
 package difysim

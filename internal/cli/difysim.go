@@ -10,6 +10,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"fournines/difysim"
+	"fournines/internal/adminhttp"
+	"fournines/internal/lifecycle"
 	"fournines/internal/logging"
 )
 
@@ -85,5 +87,68 @@ func (a *app) difysimCommand() *cobra.Command {
 			RunE: func(cmd *cobra.Command, _ []string) error { return run(cmd.Context(), role, false) },
 		})
 	}
+	cmd.AddCommand(a.difysimStubCommand())
 	return cmd
+}
+
+// difysimStubCommand is the API alone, for tests of what stands in front of it.
+func (a *app) difysimStubCommand() *cobra.Command {
+	cfg := difysim.DefaultStubConfig()
+	var admin string
+	cmd := &cobra.Command{
+		Use:   "stub",
+		Short: "Serve the service API without database, Redis and vector store",
+		Long: `Serves Dify's service API as far as it needs no memory: chat, completion and
+workflow calls (blocking and streaming), stop, parameters, info, meta and
+retrieval. Every key is accepted. It says that it is a simulator.
+
+Faults are set on the admin address while it runs:
+
+  curl -X PUT --data '{"slow": 10}' http://127.0.0.1:5002/faults
+  curl -X PUT --data '{"errorShare": 0.5}' http://127.0.0.1:5002/faults
+  curl -X PUT --data '{"hang": true}' http://127.0.0.1:5002/faults
+  curl -X PUT --data '{"refuse": true}' http://127.0.0.1:5002/faults
+  curl -X PUT --data '{}' http://127.0.0.1:5002/faults`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.runStub(cmd.Context(), cfg, admin) },
+	}
+	f := cmd.Flags()
+	f.StringVar(&cfg.Listen, "listen", "127.0.0.1:5001", "address of the API")
+	f.StringVar(&admin, "admin", "", "address of /faults, /metrics, /livez and /readyz; empty for none")
+	f.StringVar(&cfg.Instance, "instance", cfg.Instance, "name in X-Dify-Instance")
+	f.StringVar(&cfg.ChatMode, "chat-mode", cfg.ChatMode, "mode of chat apps: chat, agent-chat or advanced-chat")
+	f.IntVar(&cfg.Answer.Tokens, "tokens", cfg.Answer.Tokens, "tokens of an answer")
+	f.Float64Var(&cfg.Answer.TokensPerSecond, "tokens-per-second", cfg.Answer.TokensPerSecond, "speed of the pretended model")
+	f.DurationVar(&cfg.Answer.FirstTokenDelay, "first-token-delay", cfg.Answer.FirstTokenDelay, "thinking time of the pretended model")
+	f.DurationVar(&cfg.CPU.Cost, "cost", cfg.CPU.Cost, "time of the one core that a generation or retrieval takes")
+	f.DurationVar(&cfg.CPU.LightCost, "light-cost", cfg.CPU.LightCost, "time of the one core that every request takes")
+	f.DurationVar(&cfg.LightDelay, "light-delay", cfg.LightDelay, "what a GET waits for")
+	f.DurationVar(&cfg.Server.PingInterval, "ping-interval", cfg.Server.PingInterval, "time between the pings of a stream")
+	f.DurationVar(&cfg.Server.KeepAlive, "keep-alive", cfg.Server.KeepAlive, "how long an idle connection stays open")
+	f.DurationVar(&cfg.Server.GracefulTimeout, "graceful-timeout", cfg.Server.GracefulTimeout, "time for running requests at a stop")
+	f.StringVar(&cfg.LogLevel, "log-level", cfg.LogLevel, "debug, info, warn or error")
+	return cmd
+}
+
+func (a *app) runStub(ctx context.Context, cfg difysim.StubConfig, admin string) error {
+	log, err := logging.New(a.stderr, cfg.LogLevel)
+	if err != nil {
+		return &exitError{code: 2, err: err}
+	}
+	reg := processRegistry()
+	stub, err := difysim.NewStub(cfg, log.With("component", "difysim", "instance", cfg.Instance), reg)
+	if err != nil {
+		return &exitError{code: 2, err: err}
+	}
+	ln, err := (&net.ListenConfig{}).Listen(ctx, "tcp", cfg.Listen)
+	if err != nil {
+		return fmt.Errorf("difysim stub: %w: choose another address with --listen", err)
+	}
+	defer ln.Close()
+	var group lifecycle.Group
+	if err := addAdmin(ctx, &group, admin, &adminhttp.Server{Gatherer: reg, Handlers: stub.FaultHandlers()}); err != nil {
+		return err
+	}
+	group.Add("stub", func(ctx context.Context) error { return stub.Run(ctx, ln) })
+	return group.Run(ctx)
 }
