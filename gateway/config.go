@@ -36,6 +36,8 @@ type Config struct {
 	Stream   Stream   `yaml:"stream"`
 	Limits   Limits   `yaml:"limits"`
 	Drain    Drain    `yaml:"drain"`
+	// Redis is what the gateways share. Default none.
+	Redis Redis `yaml:"redis"`
 	// AccessLog writes one log line per request. Default false.
 	AccessLog bool `yaml:"accessLog"`
 }
@@ -262,6 +264,7 @@ func (c *Config) Validate() error {
 		}
 	}
 	validateApps(c.Apps, bad)
+	c.Redis.validate(bad)
 	if !strings.HasPrefix(c.Health.Path, "/") {
 		bad("health.path", "%q does not begin with /", c.Health.Path)
 	}

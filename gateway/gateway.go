@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/redis/go-redis/v9"
 
 	"fournines/gateway/balance"
 )
@@ -53,6 +54,7 @@ type Gateway struct {
 	pool      *balance.Pool
 	budget    balance.Budget
 	transport *http.Transport
+	redis     *redis.ClusterClient // nil without one; Run closes it
 	settings  atomic.Pointer[settings]
 
 	reload   sync.Mutex
@@ -72,6 +74,9 @@ func New(cfg Config, log *slog.Logger, reg prometheus.Registerer) (*Gateway, err
 	g.m, err = newMetrics(reg, func() float64 { return float64(g.pool.Waiting()) })
 	if err != nil {
 		return nil, fmt.Errorf("register metrics: %w", err)
+	}
+	if g.redis, err = newRedis(cfg.Redis); err != nil {
+		return nil, err
 	}
 	poolCfg, targets := cfg.pool()
 	g.pool = balance.New(poolCfg, targets, log, g.m)
@@ -127,6 +132,7 @@ func (g *Gateway) applyReload(cfg Config) error {
 	keep("limits.maxHeaderBytes", cfg.Limits.MaxHeaderBytes == old.Limits.MaxHeaderBytes)
 	keep("limits.headerTimeout", cfg.Limits.HeaderTimeout == old.Limits.HeaderTimeout)
 	keep("limits.idleTimeout", cfg.Limits.IdleTimeout == old.Limits.IdleTimeout)
+	keep("redis", cfg.Redis.equal(&old.Redis))
 	keep("retry.connectTimeout", cfg.Retry.ConnectTimeout == old.Retry.ConnectTimeout)
 	if err := errors.Join(fixed...); err != nil {
 		return err
@@ -212,6 +218,9 @@ func (g *Gateway) Run(ctx context.Context, listeners ...net.Listener) error {
 	stopPool()
 	wg.Wait()
 	g.transport.CloseIdleConnections()
+	if g.redis != nil {
+		_ = g.redis.Close()
+	}
 	g.serving.Store(false)
 	return err
 }

@@ -136,7 +136,7 @@ func (p *planner) addRedis() error {
 			Passwords: rediscluster.Passwords{
 				Admin: p.secrets.Path("redis-admin"), Replica: p.secrets.Path("redis-replica"),
 				Dify: p.secrets.Path("redis-dify"), Monitor: p.secrets.Path("redis-monitor"),
-				RedisProxy: p.secrets.Path("redis-redisproxy"),
+				RedisProxy: p.secrets.Path("redis-redisproxy"), Gateway: p.secrets.Path("redis-gateway"),
 			},
 			Owner: p.Owner,
 		}))

@@ -121,6 +121,14 @@ func (p *planner) addGateway(zone string) error {
 		Path: p.Spec.Dify.HealthPath, Interval: s.Health.Interval.Std(), Timeout: s.Health.Timeout.Std(),
 		Rise: s.Health.HealthyAfter, Fall: s.Health.UnhealthyAfter,
 	}
+	redisNodes, err := p.redisNodes()
+	if err != nil {
+		return err
+	}
+	for _, n := range redisNodes {
+		cfg.Redis.Nodes = append(cfg.Redis.Nodes, n.Address())
+	}
+	cfg.Redis.User, cfg.Redis.PasswordFile = "gateway", p.secrets.Path("redis-gateway")
 	p.gatewaySettings(&cfg, s)
 	u := p.own(process.Unit{
 		Name: "gateway-" + zone, Kind: "gateway", Zone: zone, Address: listen,

@@ -93,6 +93,8 @@ type Passwords struct {
 	Monitor string
 	// RedisProxy is the proxy's.
 	RedisProxy string
+	// Gateway is the gateways': their own keys and those of their job queue.
+	Gateway string
 }
 
 // Config describes one node.
@@ -168,6 +170,9 @@ func (c *Config) accounts() []account {
 		{"dify", c.Passwords.Dify, "~* &* +@all -@admin -@dangerous +info +keys +cluster|slots +cluster|shards +cluster|nodes +cluster|myid"},
 		{"monitor", c.Passwords.Monitor, "resetkeys resetchannels -@all +@connection +info +cluster|info +cluster|nodes +cluster|slots +config|get +slowlog|get +slowlog|len +latency|latest +dbsize +ping"},
 		{"redisproxy", c.Passwords.RedisProxy, "~* &* +@all -@admin -@dangerous +cluster|nodes +cluster|slots +cluster|shards +cluster|info +cluster|getkeysinslot +cluster|countkeysinslot +info +keys +sort +sort_ro +flushall +restore +config|get +client|unblock +role"},
+		// Reading, writing and scripts, on keys of its own; asynq is the
+		// library of the job queue.
+		{"gateway", c.Passwords.Gateway, "resetkeys ~fournines:gw:* ~asynq:* resetchannels &fournines:gw:* &asynq:* -@all +@connection +@read +@write +@pubsub +@transaction -@admin -@dangerous +eval +evalsha +script|load +script|exists +time +cluster|slots +cluster|shards +cluster|nodes +cluster|keyslot +info"},
 	}
 }
 

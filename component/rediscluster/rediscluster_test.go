@@ -27,7 +27,7 @@ func TestClusterFormsAndSurvivesAZone(t *testing.T) {
 	}
 	passwords := rediscluster.Passwords{
 		Admin: secret("admin"), Replica: secret("replica"), Dify: secret("dify"),
-		Monitor: secret("monitor"), RedisProxy: secret("redisproxy"),
+		Monitor: secret("monitor"), RedisProxy: secret("redisproxy"), Gateway: secret("gateway"),
 	}
 	nodes := rediscluster.Place([]string{"a", "b", "c"}, func(zone int, replica bool) string {
 		if replica {
@@ -98,6 +98,27 @@ func TestClusterFormsAndSurvivesAZone(t *testing.T) {
 	}
 	if err := client(t, addresses[0], "monitor", password["monitor"]).Get(t.Context(), "x").Err(); err == nil || errors.Is(err, redis.Nil) {
 		t.Errorf("monitor may read keys: %v", err)
+	}
+	gateway := redis.NewClusterClient(&redis.ClusterOptions{Addrs: addresses, Username: "gateway", Password: password["gateway"], MaxRedirects: 8})
+	defer gateway.Close()
+	for _, allowed := range [][]any{
+		{"SET", "fournines:gw:{x}:a", "1", "PX", "60000"},
+		{"EVAL", "redis.call('INCR', KEYS[1]) return redis.call('TIME')", 1, "fournines:gw:{x}:a"},
+		{"LPUSH", "asynq:{default}:pending", "1"}, {"DEL", "asynq:{default}:pending"},
+		{"PUBLISH", "asynq:cancel", "1"},
+	} {
+		if err := gateway.Do(t.Context(), allowed...).Err(); err != nil {
+			t.Errorf("gateway may not run %v: %v", allowed, err)
+		}
+	}
+	for _, forbidden := range [][]any{
+		{"GET", "celery"}, {"EVAL", "return redis.call('GET', 'celery')", 1, "fournines:gw:{celery}"}, {"PUBLISH", "dify", "1"},
+		{"KEYS", "*"}, {"SCRIPT", "FLUSH"}, {"FUNCTION", "LIST"}, {"CONFIG", "GET", "*"}, {"ACL", "LIST"}, {"FLUSHALL"}, {"CLUSTER", "RESET"}, {"SHUTDOWN"}, {"CLIENT", "KILL", "ID", "0"},
+	} {
+		err := gateway.Do(t.Context(), forbidden...).Err()
+		if err == nil || !strings.Contains(err.Error(), "NOPERM") && !strings.Contains(err.Error(), "No permissions") && !strings.Contains(err.Error(), "can't access") {
+			t.Errorf("gateway may run %v: %v", forbidden, err)
+		}
 	}
 	for _, u := range units {
 		for _, p := range password {

@@ -35,6 +35,7 @@ var redisUsers = [...]struct{ name, rules string }{
 	{"dify", "~* &* +@all -@admin -@dangerous +info +keys +cluster|slots +cluster|shards +cluster|nodes +cluster|myid"},
 	{"monitor", "+@connection +info +cluster|info +cluster|nodes +cluster|slots +config|get +slowlog|get +slowlog|len +latency|latest +dbsize +ping"},
 	{"redisproxy", "~* &* +@all -@admin -@dangerous +cluster|nodes +cluster|slots +cluster|shards +cluster|info +cluster|getkeysinslot +cluster|countkeysinslot +info +keys +sort +sort_ro +flushall +restore +config|get +client|unblock +role"},
+	{"gateway", "resetkeys ~fournines:gw:* ~asynq:* resetchannels &fournines:gw:* &asynq:* -@all +@connection +@read +@write +@pubsub +@transaction -@admin -@dangerous +eval +evalsha +script|load +script|exists +time +cluster|slots +cluster|shards +cluster|nodes +cluster|keyslot +info"},
 }
 
 // RedisNode is one redis-server process.
@@ -61,7 +62,7 @@ type RedisCluster struct {
 // forms a cluster and waits until every slot is served and every replica is
 // linked (a replica that never synchronised cannot be promoted). Everything is
 // stopped when the test ends. Accounts: admin, replica, dify, monitor,
-// redisproxy; the default user is off.
+// redisproxy, gateway; the default user is off.
 func NewRedisCluster(tb testing.TB) *RedisCluster {
 	tb.Helper()
 	redisBinary(tb)
