@@ -45,6 +45,7 @@ type failure struct {
 	unsent bool // the instance provably got nothing of the request
 	died   bool // the connection broke, as opposed to a timeout
 	left   bool // given up for another instance; the budget has paid for that
+	silent bool // nothing came within stream.firstContentTimeout
 	reason string
 }
 
@@ -55,6 +56,8 @@ func (f failure) answer() error {
 		return dify.ErrUnavailable
 	case f.died:
 		return dify.ErrBadGateway
+	case f.silent:
+		return dify.ErrNoContent
 	}
 	return dify.ErrTimeout
 }
@@ -100,7 +103,10 @@ func (x *exchange) send() (*upstream, error) {
 		if err := x.body.problem(); err != nil {
 			return nil, err // the client's fault, not the instance's
 		}
-		if !f.left {
+		switch {
+		case f.silent:
+			x.g.pool.Report(ep, balance.Slow)
+		case !f.left:
 			x.g.pool.Report(ep, balance.Failure)
 		}
 		x.tried = append(x.tried, ep)
@@ -152,7 +158,7 @@ func (x *exchange) permitted(f failure) bool {
 	if f.unsent || x.class.Idempotent() {
 		return true
 	}
-	if f.died && x.mayRestart() {
+	if f.died && x.mayRestart() || f.silent && x.mayLeaveSilent() {
 		x.restarts++
 		return true
 	}
@@ -239,6 +245,8 @@ func (x *exchange) try(ep *balance.Endpoint) (*upstream, failure) {
 	switch {
 	case left:
 		return nil, failure{err: err, left: true, reason: "timeout"}
+	case v.expired && connected:
+		return nil, failure{err: err, silent: true, reason: "first_content"}
 	case !connected:
 		return nil, failure{err: err, unsent: true, reason: "connect"}
 	case conn != nil && conn.untouched(before):

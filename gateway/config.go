@@ -127,27 +127,6 @@ type Retry struct {
 	TryTimeout time.Duration `yaml:"tryTimeout"`
 }
 
-// The values of Stream.Restart.
-const (
-	RestartBeforeContent = "beforeContent"
-	RestartUnsent        = "unsent"
-)
-
-// Stream sets how event streams are treated.
-type Stream struct {
-	// Heartbeat is the silence after which the client gets a comment line;
-	// 0 turns it off. Default 15s (Dify pings every 10s).
-	Heartbeat time.Duration `yaml:"heartbeat"`
-	// IdleTimeout is the silence after which an instance counts as lost.
-	// Default 60s; at least twice Dify's ping interval makes sense.
-	IdleTimeout time.Duration `yaml:"idleTimeout"`
-	// Restart says when a chat stream whose instance died is started again on
-	// another: "beforeContent" (default), as long as the client has seen no
-	// event but pings; "unsent", only when the instance cannot have seen the
-	// request.
-	Restart string `yaml:"restart"`
-}
-
 // Limits bounds what clients may use.
 type Limits struct {
 	// MaxBodyBytes of a request; more is answered with 413. Default 100 MiB.
@@ -199,7 +178,7 @@ func DefaultConfig() Config {
 			BaseTime: 5 * time.Second, MaxTime: time.Minute, MaxShare: 0.5,
 		},
 		Retry:  Retry{Attempts: 3, BudgetShare: 0.2, BudgetMin: 30, ConnectTimeout: time.Second, TryTimeout: 10 * time.Second},
-		Stream: Stream{Heartbeat: 15 * time.Second, IdleTimeout: time.Minute, Restart: RestartBeforeContent},
+		Stream: defaultStream(),
 		Limits: Limits{
 			MaxBodyBytes: 100 << 20, MaxHeaderBytes: 64 << 10, ReplayBytes: 1 << 20,
 			MaxInFlight: 1000, MaxQueue: 1000, QueueTimeout: 5 * time.Second,
@@ -281,7 +260,7 @@ func (c *Config) Validate() error {
 	atLeast("ejection.maxTime", c.Ejection.MaxTime, c.Ejection.BaseTime)
 	atLeast("retry.connectTimeout", c.Retry.ConnectTimeout, 10*ms)
 	atLeast("retry.tryTimeout", c.Retry.TryTimeout, 10*ms)
-	atLeast("stream.idleTimeout", c.Stream.IdleTimeout, 100*ms)
+	c.Stream.validate(bad)
 	atLeast("limits.queueTimeout", c.Limits.QueueTimeout, ms)
 	atLeast("limits.headerTimeout", c.Limits.HeaderTimeout, 10*ms)
 	atLeast("limits.bodyTimeout", c.Limits.BodyTimeout, 10*ms)
@@ -290,9 +269,6 @@ func (c *Config) Validate() error {
 	atLeast("limits.requestTimeout", c.Limits.RequestTimeout, 100*ms)
 	atLeast("drain.announce", c.Drain.Announce, 0)
 	atLeast("drain.timeout", c.Drain.Timeout, 0)
-	if c.Stream.Heartbeat != 0 {
-		atLeast("stream.heartbeat", c.Stream.Heartbeat, 10*ms)
-	}
 	positive := func(field string, n, least int64) {
 		if n < least {
 			bad(field, "%d is less than %d", n, least)
@@ -323,9 +299,6 @@ func (c *Config) Validate() error {
 		positive("ejection.minRequests", int64(c.Ejection.MinRequests), 1)
 	}
 	share("retry.budgetShare", c.Retry.BudgetShare, 0)
-	if c.Stream.Restart != RestartBeforeContent && c.Stream.Restart != RestartUnsent {
-		bad("stream.restart", "%q is neither %s nor %s", c.Stream.Restart, RestartBeforeContent, RestartUnsent)
-	}
 	return errors.Join(errs...)
 }
 

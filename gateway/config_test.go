@@ -83,6 +83,8 @@ func TestValidateReportsEverything(t *testing.T) {
 		"retry.budgetShare: -1":                              func(c *Config) { c.Retry.BudgetShare = -1 },
 		`stream.restart: "always"`:                           func(c *Config) { c.Stream.Restart = "always" },
 		"stream.heartbeat: ":                                 func(c *Config) { c.Stream.Heartbeat = -1 },
+		"stream.firstContentTimeout: ":                       func(c *Config) { c.Stream.FirstContentTimeout = -1 },
+		"stream.hold: 2m0s is more than a minute":            func(c *Config) { c.Stream.Hold = 2 * time.Minute },
 		"limits.maxBodyBytes: 0":                             func(c *Config) { c.Limits.MaxBodyBytes = 0 },
 		"drain.timeout: ":                                    func(c *Config) { c.Drain.Timeout = -1 },
 	} {

@@ -28,6 +28,7 @@ var (
 	errRequestTimeout = errors.New("the request took too long")
 	errTryTimeout     = errors.New("the answer did not begin in time")
 	errSilent         = errors.New("the stream fell silent")
+	errNoContent      = errors.New("no content came in time")
 )
 
 const (
@@ -56,6 +57,7 @@ type Gateway struct {
 	transport *http.Transport
 	redis     *redis.ClusterClient // nil without one; Run closes it
 	settings  atomic.Pointer[settings]
+	stops     stops
 
 	reload   sync.Mutex
 	serving  atomic.Bool
@@ -215,6 +217,7 @@ func (g *Gateway) Run(ctx context.Context, listeners ...net.Listener) error {
 	g.draining.Store(true)
 	g.m.draining.Set(1)
 	g.drain(base, srv, end, err == nil)
+	g.stops.end()
 	stopPool()
 	wg.Wait()
 	g.transport.CloseIdleConnections()

@@ -120,6 +120,7 @@ func testConfig(ins ...*instance) Config {
 	cfg.Health.Timeout = 5 * time.Second // a busy machine is not an ill instance
 	cfg.Drain = Drain{Announce: 0, Timeout: 5 * time.Second}
 	cfg.AccessLog = true
+	cfg.Stream.Hold = 0 // the tests that look at the header turn it on
 	for _, in := range ins {
 		cfg.Upstreams = append(cfg.Upstreams, in.upstream())
 	}
@@ -236,4 +237,18 @@ func abort(w http.ResponseWriter) {
 		panic(http.ErrAbortHandler)
 	}
 	_ = conn.Close()
+}
+
+// nobodyInFlight says whether all requests have ended, here and in the pool's
+// books.
+func nobodyInFlight(g *running) error {
+	if n := g.inFlight.Load(); n != 0 {
+		return fmt.Errorf("%d requests in flight", n)
+	}
+	for _, e := range g.pool.Endpoints() {
+		if n := e.InFlight(); n != 0 {
+			return fmt.Errorf("%d requests counted at %s", n, e.Name)
+		}
+	}
+	return nil
 }

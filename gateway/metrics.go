@@ -24,6 +24,7 @@ type metrics struct {
 	noBudget     prometheus.Counter
 	cuts         *prometheus.CounterVec
 	disconnects  *prometheus.CounterVec
+	stops        *prometheus.CounterVec
 	draining     prometheus.Gauge
 	reloads      *prometheus.CounterVec
 }
@@ -55,12 +56,13 @@ func newMetrics(reg prometheus.Registerer, waiting func() float64) (*metrics, er
 		noBudget:    prometheus.NewCounter(prometheus.CounterOpts{Namespace: ns, Subsystem: sub, Name: "retry_budget_exhausted_total", Help: "Retries not made because the budget was spent."}),
 		cuts:        counter("stream_cuts_total", "Streams whose instance was lost, by outcome: restarted (unseen by the client) or error_event.", "outcome"),
 		disconnects: counter("client_disconnects_total", "Requests that the client gave up, by class.", "class"),
+		stops:       counter("stop_calls_total", "Calls of Dify's stop endpoint for streams that nobody reads, by reason (disconnect, given_up) and outcome (ok, refused, failed, dropped).", "reason", "outcome"),
 		draining:    gauge("draining", "1 while the gateway is stopping."),
 		reloads:     counter("config_reloads_total", "Configuration reloads, by outcome: applied or refused.", "outcome"),
 	}
 	all := []prometheus.Collector{
 		m.requests, m.duration, m.firstContent, m.inFlight, m.streams, m.healthy, m.ejections, m.retries,
-		m.noBudget, m.cuts, m.disconnects, m.draining, m.reloads,
+		m.noBudget, m.cuts, m.disconnects, m.stops, m.draining, m.reloads,
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: ns, Subsystem: sub, Name: "requests_waiting",
 			Help: "Requests waiting because all instances are full."}, waiting),
 	}

@@ -47,8 +47,9 @@ type exchange struct {
 	upgrade  bool
 	tried    []*balance.Endpoint
 	attempts int
-	leaves   int // attempts given up for slowness
-	restarts int // attempts made although the one before may have begun to work
+	leaves   int       // attempts given up for slowness
+	restarts int       // attempts made although the one before may have begun to work
+	asking   time.Time // when the current attempt began
 
 	status   int
 	zone     string // of the instance that answered

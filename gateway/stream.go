@@ -43,15 +43,24 @@ type sink struct {
 	last     time.Time // of the last write
 	deadline time.Time
 	timer    *time.Timer
+	held     hold
 
 	// The current attempt, for the watch on its silence.
 	lastRead atomic.Int64 // nanoseconds since the exchange began (a clock that is set does not matter); 0 while no attempt is running
 	cancel   atomic.Pointer[context.CancelCauseFunc]
+	content  atomic.Bool  // an event other than a ping has come
+	asked    atomic.Int64 // when the attempt began, as lastRead
 }
 
 func (s *sink) write(p []byte, boundary bool) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.held.on {
+		if s.keepLocked(p, boundary) {
+			return nil
+		}
+		s.openLocked()
+	}
 	return s.writeLocked(p, boundary, time.Now())
 }
 
@@ -90,14 +99,29 @@ func (s *sink) watch() {
 	if at := s.lastRead.Load(); at != 0 {
 		left := cfg.IdleTimeout - (now.Sub(s.x.start) - time.Duration(at))
 		if left <= 0 {
-			if cancel := s.cancel.Load(); cancel != nil {
-				(*cancel)(errSilent)
-			}
+			s.breakOff(errSilent)
 			left = cfg.IdleTimeout
 		}
 		next = min(next, left)
+		if limit := s.x.firstContentLimit(); limit > 0 && !s.content.Load() {
+			if left = limit - (now.Sub(s.x.start) - time.Duration(s.asked.Load())); left <= 0 {
+				s.breakOff(errNoContent)
+				left = limit
+			}
+			next = min(next, left)
+		}
 	}
-	if cfg.Heartbeat > 0 {
+	if s.held.on {
+		left := cfg.Hold - now.Sub(s.held.since)
+		if left <= 0 {
+			if s.openLocked(); s.err == nil {
+				s.err = s.x.flush()
+			}
+		} else {
+			next = min(next, left)
+		}
+	}
+	if cfg.Heartbeat > 0 && !s.held.on {
 		left := cfg.Heartbeat - now.Sub(s.last)
 		if left <= 0 {
 			if s.boundary {
@@ -108,6 +132,24 @@ func (s *sink) watch() {
 		next = min(next, left)
 	}
 	s.timer.Reset(max(next, time.Millisecond))
+}
+
+// firstLook is when watch has something to see.
+func (s *sink) firstLook() time.Duration {
+	cfg := &s.x.set.Stream
+	d := cfg.IdleTimeout
+	for _, limit := range [...]time.Duration{cfg.Heartbeat, s.x.firstContentLimit(), cfg.Hold} {
+		if limit > 0 {
+			d = min(d, limit)
+		}
+	}
+	return max(d, time.Millisecond)
+}
+
+func (s *sink) breakOff(cause error) {
+	if cancel := s.cancel.Load(); cancel != nil {
+		(*cancel)(cause)
+	}
 }
 
 func (s *sink) close() {
@@ -130,83 +172,96 @@ const (
 // pump is the state of one event stream over all its attempts.
 type pump struct {
 	sink
-	content  bool // the client has got an event other than a ping
-	terminal bool // it has got the last one
+	terminal bool // the client has got the last event
 	ids      dify.StreamIDs
 	silent   bool // the last attempt ended for silence
+	late     bool // more precisely, for want of content
 }
 
 // serveStream passes an event stream. Events go on whole, as soon as they are
 // complete, so that an instance that dies in the middle of one leaves nothing
 // malformed behind.
 func (x *exchange) serveStream(up *upstream) {
-	h := up.resp.Header
-	h.Del("Content-Length")
-	h["X-Accel-Buffering"] = []string{"no"}
-	if _, ok := h["Cache-Control"]; !ok {
-		h["Cache-Control"] = []string{"no-cache"}
-	}
+	streamHeader(up.resp.Header)
 	x.g.m.streams.Inc()
 	defer x.g.m.streams.Dec()
 	p := &pump{}
-	p.x, p.boundary, p.last = x, true, time.Now()
-	x.commit(up.resp.StatusCode, h)
-	if x.flush() != nil {
-		up.close()
-		x.failErr(x.ctx.Err())
-		return
+	now := time.Now()
+	p.x, p.boundary, p.last = x, true, now
+	p.held = hold{on: true, since: now}
+	p.follow(up)
+	if !x.holds(up.resp.StatusCode) {
+		p.open()
 	}
-	p.lastRead.Store(max(1, int64(time.Since(p.x.start))))
-	p.cancel.Store(&up.cancel)
 	// The callback needs the timer, which needs the callback.
 	p.mu.Lock()
-	p.timer = time.AfterFunc(min(x.set.Stream.IdleTimeout, max(x.set.Stream.Heartbeat, time.Millisecond)), p.watch)
+	p.timer = time.AfterFunc(p.firstLook(), p.watch)
 	p.mu.Unlock()
 	defer p.close()
-
-	for {
-		end := p.run(up)
-		p.lastRead.Store(0)
-		p.cancel.Store(nil)
-		up.close()
-		switch end {
-		case streamDone:
-			return
-		case streamGone:
-			x.status = statusClientGone
-			x.g.m.disconnects.WithLabelValues(x.class.String()).Inc()
-			return
-		case streamOver:
-			e := dify.ErrDraining
-			if errors.Is(context.Cause(x.ctx), errRequestTimeout) {
-				e = dify.ErrTimeout
-			}
-			p.fail(e)
-			return
-		}
-		met := balance.Cut
-		if p.silent {
-			met = balance.Slow
-		}
-		x.g.pool.Report(up.ep, met)
-		x.tried = append(x.tried, up.ep)
-		next, answer := p.restart()
-		if next == nil {
-			x.g.m.cuts.WithLabelValues("error_event").Inc()
-			x.g.log.Warn("stream lost", "id", x.id, "endpoint", up.ep.Name, "content", p.content, "silent", p.silent)
-			p.fail(answer)
-			return
-		}
-		x.g.m.cuts.WithLabelValues("restarted").Inc()
-		up = next
-		x.zone, x.endpoint = up.ep.Zone, up.ep.Name
-		p.lastRead.Store(max(1, int64(time.Since(p.x.start))))
-		p.cancel.Store(&up.cancel)
+	for up != nil {
+		up = p.attempt(up)
 	}
 }
 
-// fail ends the stream in Dify's protocol.
+// attempt passes one attempt's stream, ends the stream or returns the next one.
+func (p *pump) attempt(up *upstream) *upstream {
+	x := p.x
+	end := p.run(up)
+	p.lastRead.Store(0)
+	p.cancel.Store(nil)
+	up.close()
+	switch end {
+	case streamDone:
+		p.open()
+		return nil
+	case streamGone:
+		p.close()
+		x.status = statusClientGone
+		x.g.m.disconnects.WithLabelValues(x.class.String()).Inc()
+		p.stopTask("disconnect")
+		return nil
+	case streamOver:
+		e := dify.ErrDraining
+		if errors.Is(context.Cause(x.ctx), errRequestTimeout) {
+			e = dify.ErrTimeout
+		}
+		p.fail(e)
+		p.stopTask("given_up")
+		return nil
+	}
+	met := balance.Cut
+	if p.silent {
+		met = balance.Slow
+	}
+	x.g.pool.Report(up.ep, met)
+	x.tried = append(x.tried, up.ep)
+	next, answer := p.restart()
+	if next == nil {
+		x.g.m.cuts.WithLabelValues("error_event").Inc()
+		x.g.log.Warn("stream lost", "id", x.id, "endpoint", up.ep.Name, "content", p.content.Load(), "silent", p.silent)
+		p.fail(answer)
+		if p.silent {
+			p.stopTask("given_up") // what died need not be stopped
+		}
+		return nil
+	}
+	x.g.m.cuts.WithLabelValues("restarted").Inc()
+	if next.resp.StatusCode == http.StatusOK && isEventStream(next.resp.Header) {
+		streamHeader(next.resp.Header)
+		p.follow(next)
+		return next
+	}
+	p.refuse(next, answer)
+	return nil
+}
+
+// fail ends the stream in Dify's protocol, or with a status if the client has
+// not got one yet.
 func (p *pump) fail(e dify.Error) {
+	if p.drop() {
+		p.x.fail(e)
+		return
+	}
 	var b []byte
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -216,18 +271,26 @@ func (p *pump) fail(e dify.Error) {
 	_ = p.writeLocked(e.AppendEvent(b, p.ids), true, time.Now())
 }
 
-// restart starts the stream again elsewhere when the client has seen nothing of
-// it, and otherwise returns the error to end it with.
+// restart sends the request to another instance when the client has seen nothing
+// of the stream. Otherwise it returns nil and the error to end it with.
 func (p *pump) restart() (*upstream, dify.Error) {
 	x := p.x
-	lost := dify.ErrStreamCut
-	if p.silent {
-		lost = dify.ErrStreamSilent
+	lost, reason := dify.ErrStreamCut, "stream"
+	allowed := x.class.Idempotent()
+	switch {
+	case p.late:
+		lost, reason = dify.ErrNoContent, "first_content"
+		allowed = allowed || x.mayLeaveSilent()
+	case p.silent:
+		lost, reason = dify.ErrStreamSilent, "silent"
+		allowed = allowed || x.mayLeaveSilent()
+	default:
+		allowed = allowed || x.mayRestart()
 	}
-	allowed := x.class.Idempotent() || (!p.silent && x.mayRestart())
-	if p.content || !p.boundary || !allowed || !x.mayRetry("stream") {
+	if p.content.Load() || !p.boundary || !allowed || !x.mayRetry(reason) {
 		return nil, lost
 	}
+	p.silent, p.late = false, false
 	x.restarts++
 	up, err := x.send()
 	if err != nil {
@@ -237,20 +300,25 @@ func (p *pump) restart() (*upstream, dify.Error) {
 		}
 		return nil, lost
 	}
-	if up.resp.StatusCode == http.StatusOK && isEventStream(up.resp.Header) {
-		return up, dify.Error{}
-	}
-	// The second instance refuses: its refusal is the stream's error.
+	return up, lost
+}
+
+// refuse passes on what is not a stream: the refusal of the second instance.
+func (p *pump) refuse(up *upstream, lost dify.Error) {
 	defer up.close()
+	if p.drop() {
+		p.x.zone, p.x.endpoint = up.ep.Zone, up.ep.Name
+		p.x.serveBody(up)
+		return
+	}
 	e := dify.Error{Status: up.resp.StatusCode, Code: lost.Code, Message: lost.Message}
-	body := io.Reader(up.resp.Body)
-	if raw, err := io.ReadAll(io.LimitReader(body, streamBuffer)); err == nil && up.held == nil {
+	if raw, err := io.ReadAll(io.LimitReader(up.resp.Body, streamBuffer)); err == nil && up.held == nil {
 		var said dify.Error
 		if json.Unmarshal(raw, &said) == nil && said.Code != "" {
 			e.Code, e.Message = said.Code, said.Message
 		}
 	}
-	return nil, e
+	p.fail(e)
 }
 
 // run passes one attempt's stream until it ends.
@@ -282,7 +350,7 @@ func (p *pump) run(up *upstream) streamEnd {
 					buf = slices.Concat(buf, make([]byte, len(buf)))
 				} else {
 					pass, boundary = fill, false // too long to wait for its end
-					p.content = true
+					p.content.Store(true)
 				}
 			}
 			if pass > 0 {
@@ -306,8 +374,8 @@ func (p *pump) run(up *upstream) streamEnd {
 
 // event takes note of one event that is about to be passed on.
 func (p *pump) event(ev sse.Event, block []byte) {
-	if !p.content && dify.Content(ev.Type, ev.Data) {
-		p.content = true
+	if !p.content.Load() && dify.Content(ev.Type, ev.Data) {
+		p.content.Store(true)
 		p.ids = dify.ParseIDs(block)
 		p.x.content()
 	}
@@ -333,7 +401,9 @@ func (p *pump) ended(up *upstream, err error) streamEnd {
 		return streamDone // the client has it all, whatever became of the instance
 	}
 	if !errors.Is(err, io.EOF) {
-		p.silent = errors.Is(context.Cause(up.resp.Request.Context()), errSilent)
+		cause := context.Cause(up.resp.Request.Context())
+		p.late = errors.Is(cause, errNoContent)
+		p.silent = p.late || errors.Is(cause, errSilent)
 		return streamDead
 	}
 	// Without chunks the end of the connection is the end of the body, and a

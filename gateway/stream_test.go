@@ -280,7 +280,9 @@ func TestStreamClientDisconnectCancelsUpstream(t *testing.T) {
 		<-r.Context().Done()
 		close(gone)
 	})
-	g := start(t, testConfig(a))
+	cfg := testConfig(a)
+	cfg.Stream.StopOnDisconnect = false
+	g := start(t, cfg)
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, g.url+"/v1/chat-messages", strings.NewReader(chatBody))

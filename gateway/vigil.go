@@ -31,12 +31,19 @@ type vigil struct {
 	left     bool        // it was given up, and the next one is paid for
 	late     bool        // it has been reported as slow
 	noBudget bool        // the budget's refusal has been counted
+	expired  bool        // the time for the first content is over
 }
 
-// watch begins; it watches nothing when the request must not be sent twice.
+// watch begins. Of a request that must not be sent twice it watches the time for
+// the first content only, which the stream's own watch goes on with.
 func (x *exchange) watch(ep *balance.Endpoint, cancel context.CancelCauseFunc) *vigil {
 	v := &vigil{x: x, ep: ep, cancel: cancel, begin: time.Now(), limit: x.set.Retry.TryTimeout}
+	x.asking = v.begin
 	if !x.class.Idempotent() {
+		if limit := x.firstContentLimit(); limit > 0 {
+			v.unwatch = func() bool { return true }
+			v.timer = time.AfterFunc(limit, v.expire)
+		}
 		return v
 	}
 	v.mu.Lock()
@@ -46,6 +53,16 @@ func (x *exchange) watch(ep *balance.Endpoint, cancel context.CancelCauseFunc) *
 	// be asked elsewhere does not wait for its own timeout.
 	v.unwatch = context.AfterFunc(ep.Down(), v.look)
 	return v
+}
+
+// expire gives up an attempt whose answer has not even begun.
+func (v *vigil) expire() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if !v.over {
+		v.expired = true
+		v.cancel(errNoContent)
+	}
 }
 
 // end stops the watch and tells whether the attempt was given up.

@@ -189,3 +189,33 @@ func FuzzPeek(f *testing.F) {
 		}
 	})
 }
+
+func TestStopPath(t *testing.T) {
+	const task = "6f9619ff-8b86-d011-b42d-00cf4fc964ff"
+	cases := []struct{ path, task, want string }{
+		{"/v1/chat-messages", task, "/v1/chat-messages/" + task + "/stop"},
+		{"/v1/chat-messages/", task, "/v1/chat-messages/" + task + "/stop"},
+		{"/v1/completion-messages", task, "/v1/completion-messages/" + task + "/stop"},
+		{"/api/chat-messages", task, "/api/chat-messages/" + task + "/stop"},
+		{"/v1/workflows/run", task, "/v1/workflows/tasks/" + task + "/stop"},
+		{"/v1/workflows/w1/run", task, "/v1/workflows/tasks/" + task + "/stop"},
+		{"/console/api/apps/a1/chat-messages", task, "/console/api/apps/a1/chat-messages/" + task + "/stop"},
+		{"/console/api/apps/a1/workflows/draft/run", task, "/console/api/apps/a1/workflow-runs/tasks/" + task + "/stop"},
+		{"/console/api/apps/a1/advanced-chat/workflows/draft/run", task, "/console/api/apps/a1/workflow-runs/tasks/" + task + "/stop"},
+		{"/v1/files/upload", task, ""},
+		{"/v1/chat-messages", "", ""},
+		{"/v1/chat-messages", "../x", ""},
+		{"/v1/chat-messages", "a/b", ""},
+		{"/v1/chat-messages", "a?b", ""},
+		{"/v1/chat-messages", strings.Repeat("a", 65), ""},
+	}
+	for _, tc := range cases {
+		got, ok := StopPath(tc.path, tc.task)
+		if got != tc.want || ok != (tc.want != "") {
+			t.Errorf("StopPath(%q, %q) = %q, %v, want %q", tc.path, tc.task, got, ok, tc.want)
+		}
+		if ok && Classify("POST", got) != Stop {
+			t.Errorf("%q is not of the class stop", got)
+		}
+	}
+}

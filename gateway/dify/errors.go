@@ -29,6 +29,7 @@ var (
 	ErrMethod       = Error{Code: "method_not_allowed", Message: "The gateway does not open tunnels.", Status: http.StatusMethodNotAllowed}
 	ErrStreamCut    = Error{Code: "upstream_lost", Message: "The Dify instance went away before the answer was complete.", Status: http.StatusBadGateway}
 	ErrStreamSilent = Error{Code: "upstream_silent", Message: "The Dify instance stopped sending before the answer was complete.", Status: http.StatusGatewayTimeout}
+	ErrNoContent    = Error{Code: "first_content_timeout", Message: "The Dify instance began to answer and sent no content in time. The request may still be running there.", Status: http.StatusGatewayTimeout}
 	ErrDraining     = Error{Code: "gateway_restart", Message: "The gateway is being restarted and could not wait for the end of this answer.", Status: http.StatusServiceUnavailable, RetryAfterSeconds: 1}
 )
 
