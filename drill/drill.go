@@ -177,7 +177,7 @@ func (d Drill) Run(ctx context.Context, t Target, o Options, log *slog.Logger) (
 	defer running.Wait()
 	defer endLoad()
 	running.Go(func() {
-		o.Load.run(loadCtx, func(s Sample) {
+		o.Load.Run(loadCtx, func(s Sample) {
 			mu.Lock()
 			samples = append(samples, s)
 			mu.Unlock()
@@ -192,7 +192,7 @@ func (d Drill) Run(ctx context.Context, t Target, o Options, log *slog.Logger) (
 
 	r := &Report{
 		Version: 1, Drill: d.Name, Target: victim, Repetition: max(1, o.Repetition),
-		Load: ReportLoad{RPS: o.Load.Rate}, Alerts: []Alert{},
+		Load: ReportLoad{RPS: o.Load.Rate, Streams: o.Load.Streams}, Alerts: []Alert{},
 	}
 	r.Window.Start = time.Now()
 	say(fmt.Sprintf("load of %g requests/s; steady state for %v first", o.Load.Rate, o.Warmup))
@@ -241,7 +241,7 @@ func (d Drill) Run(ctx context.Context, t Target, o Options, log *slog.Logger) (
 	all := snapshot()
 	slow := limits(before, o.Slow)
 	r.Requests = summarise(all, slow)
-	r.LongestOutageMs = r.Requests.measureOutages(all, slow, o.Load.spacing(), r.Window.End).Milliseconds()
+	r.LongestOutageMs = r.Requests.measureOutages(all, slow, o.Load, r.Window.End).Milliseconds()
 	r.RecoveryMs = recovery(all, slow, r.Window.Fault).Milliseconds()
 	r.Checks = append(r.Checks, writes.check(mend))
 	limit := d.MaxOutage

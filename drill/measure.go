@@ -32,12 +32,28 @@ type Sample struct {
 	Latency time.Duration
 	// Err is empty for a good answer, else a short stable reason.
 	Err string
+	// FirstErr is why an idempotent request had to be repeated by the client,
+	// which is once at most; empty when its first attempt was answered.
+	FirstErr string
+	// End says how a stream ended; empty for the other classes.
+	End StreamEnd
+	// Done is when the outcome was known.
+	Done time.Time
+	// Code is the code of Dify's error, in the body or in the error event.
+	Code string
+	// Instance and Gateway are who answered: the name that a simulator gives,
+	// and the gateway's zone.
+	Instance, Gateway string
 }
 
 // Count is how many requests there were and how many of them failed.
 type Count struct {
 	Total  int `json:"total"`
 	Failed int `json:"failed"`
+	// FailedFirst counts the requests whose first attempt found its connection
+	// broken and that the client repeated by itself, as HTTP allows it to; those
+	// whose repetition failed as well are in Failed too.
+	FailedFirst int `json:"failedFirst,omitempty"`
 }
 
 // ClassCount is the Count of one class and the longest time in which no request
@@ -45,6 +61,10 @@ type Count struct {
 type ClassCount struct {
 	Count
 	LongestOutageMs int64 `json:"longestOutageMs"`
+	// MaxMs is the longest that a good answer took, in milliseconds.
+	MaxMs float64 `json:"maxMs"`
+	// Ends counts streams by how they ended.
+	Ends map[StreamEnd]int `json:"ends,omitempty"`
 }
 
 // Requests sums up what the users of a drill's load got.
@@ -95,6 +115,16 @@ func summarise(samples []Sample, slow Limits) Requests {
 		c := r.ByClass[s.Class]
 		r.Total++
 		c.Total++
+		if s.FirstErr != "" {
+			r.FailedFirst++
+			c.FailedFirst++
+		}
+		if s.End != "" {
+			if c.Ends == nil {
+				c.Ends = map[StreamEnd]int{}
+			}
+			c.Ends[s.End]++
+		}
 		switch {
 		case s.Err != "":
 			r.Failed++
@@ -104,6 +134,7 @@ func summarise(samples []Sample, slow Limits) Requests {
 		case s.Latency > slow[s.Class]:
 			r.Slow++
 		}
+		c.MaxMs = max(c.MaxMs, float64(s.Latency.Microseconds())/1000)
 		// A latency over the histogram's ten minutes cannot happen: every
 		// request has a shorter deadline.
 		_ = hist.RecordValue(max(1, s.Latency.Microseconds()))
@@ -155,10 +186,35 @@ func longestOutage(samples []Sample, slow Limits, spacing time.Duration, end tim
 	return longest
 }
 
+// startOutage is the longest time in which no stream that was opened got its
+// first content in time. Streams that are kept open have no schedule, so it
+// counts from the first that did not.
+func startOutage(samples []Sample, slow Limits, end time.Time) time.Duration {
+	byDue := slices.Clone(samples)
+	slices.SortFunc(byDue, func(a, b Sample) int { return a.Due.Compare(b.Due) })
+	var longest time.Duration
+	var from time.Time
+	for _, s := range byDue {
+		// One that was lost later had begun well.
+		began := s.End != StreamRefused && s.Latency <= slow[s.Class]
+		switch {
+		case began && !from.IsZero():
+			longest = max(longest, s.Due.Sub(from))
+			from = time.Time{}
+		case !began && from.IsZero():
+			from = s.Due
+		}
+	}
+	if !from.IsZero() {
+		longest = max(longest, end.Sub(from))
+	}
+	return longest
+}
+
 // measureOutages fills in the longest outage of each class and returns the
 // longest of all. A class has its own: when only one in two requests can be
 // served, because chats fail while reads go on, its users have an outage.
-func (r *Requests) measureOutages(samples []Sample, slow Limits, spacing time.Duration, end time.Time) time.Duration {
+func (r *Requests) measureOutages(samples []Sample, slow Limits, load Load, end time.Time) time.Duration {
 	var longest time.Duration
 	for class, count := range r.ByClass {
 		var of []Sample
@@ -167,7 +223,12 @@ func (r *Requests) measureOutages(samples []Sample, slow Limits, spacing time.Du
 				of = append(of, s)
 			}
 		}
-		d := longestOutage(of, slow, spacing*time.Duration(every(class)), end)
+		var d time.Duration
+		if n := load.every(class); n > 0 {
+			d = longestOutage(of, slow, load.spacing()*time.Duration(n), end)
+		} else {
+			d = startOutage(of, slow, end)
+		}
 		count.LongestOutageMs = d.Milliseconds()
 		longest = max(longest, d)
 	}
@@ -187,4 +248,58 @@ func recovery(samples []Sample, slow Limits, fault time.Time) time.Duration {
 		return 0
 	}
 	return last.Sub(fault)
+}
+
+// Measure sums up what a load got: the median of the samples before the fault
+// and slow say how long a good answer of each class may take. end is when the
+// load ended.
+func (l Load) Measure(samples []Sample, slow time.Duration, fault, end time.Time) (r Requests, longest, recovered time.Duration) {
+	var before []Sample
+	for _, s := range samples {
+		if !s.Done.IsZero() && s.Done.Before(fault) || s.Class == Stream && s.Due.Add(s.Latency).Before(fault) {
+			before = append(before, s)
+		}
+	}
+	limits := limits(before, slow)
+	r = summarise(samples, limits)
+	longest = r.measureOutages(samples, limits, l, end)
+	return r, longest, recovery(samples, limits, fault)
+}
+
+// WorstSecond is the least share of the requests falling due within a second
+// that were served well, between from and end; streams do not count, which have
+// no schedule. It tells a fault that everybody feels a little from one that
+// nobody feels, where both have the same longest outage.
+func (l Load) WorstSecond(samples []Sample, slow time.Duration, from, end time.Time) float64 {
+	const step = 100 * time.Millisecond
+	var before []Sample
+	for _, s := range samples {
+		if s.Done.Before(from) {
+			before = append(before, s)
+		}
+	}
+	limits := limits(before, slow)
+	n := int(end.Sub(from)/step) + 1
+	total, good := make([]int, n), make([]int, n)
+	for _, s := range samples {
+		at := s.Due.Sub(from)
+		if i := int(at / step); s.Class != Stream && at >= 0 && i < n {
+			total[i]++
+			if s.good(limits) {
+				good[i]++
+			}
+		}
+	}
+	worst := 1.0
+	for i := range n {
+		all, well := 0, 0
+		for k := i; k < min(n, i+int(time.Second/step)); k++ {
+			all, well = all+total[k], well+good[k]
+		}
+		// The last steps may hold a request or two, which are no share.
+		if float64(all) >= l.Rate/2 {
+			worst = min(worst, float64(well)/float64(all))
+		}
+	}
+	return worst
 }

@@ -91,7 +91,7 @@ func TestSummariseCountsByClassAndReason(t *testing.T) {
 		{Class: Stream, Err: "stream cut"}, {Class: Stream}, {Class: Post, Err: "timeout"}, {Class: Idempotent},
 	}
 	got := summarise(samples, within(time.Second))
-	if got.ByClass[Stream].Count != (Count{2, 1}) || got.ByClass[Post].Count != (Count{1, 1}) || got.ByClass[Idempotent].Count != (Count{1, 0}) {
+	if got.ByClass[Stream].Count != (Count{Total: 2, Failed: 1}) || got.ByClass[Post].Count != (Count{Total: 1, Failed: 1}) || got.ByClass[Idempotent].Count != (Count{Total: 1}) {
 		t.Errorf("by class = %v %v %v", got.ByClass[Stream], got.ByClass[Post], got.ByClass[Idempotent])
 	}
 	if got.Reasons["stream cut"] != 1 || got.Reasons["timeout"] != 1 {
@@ -103,13 +103,13 @@ func TestOutageOfOneClassIsNotHiddenByAnother(t *testing.T) {
 	const spacing = 25 * time.Millisecond
 	samples, end := series(400, spacing, func(int) bool { return false })
 	for i := range samples {
-		samples[i].Class = classOf(i)
+		samples[i].Class = Load{}.classOf(i)
 		if samples[i].Class == Post && i >= 100 && i < 300 {
 			samples[i].Err = "status 500"
 		}
 	}
 	r := summarise(samples, within(time.Second))
-	if got, want := r.measureOutages(samples, within(time.Second), spacing, end), 5*time.Second; got != want {
+	if got, want := r.measureOutages(samples, within(time.Second), Load{Rate: float64(time.Second / spacing)}, end), 5*time.Second; got != want {
 		t.Errorf("longest outage = %v, want %v", got, want)
 	}
 	if r.ByClass[Idempotent].LongestOutageMs != 0 || r.ByClass[Post].LongestOutageMs != 5000 {
