@@ -20,6 +20,10 @@ type Config struct {
 	// AdminListen is the address of /metrics, /livez and /readyz; empty turns
 	// them off. Default "127.0.0.1:9101".
 	AdminListen string `yaml:"adminListen"`
+	// Handover is the path of a Unix socket through which a second process with
+	// the same path takes over the listening sockets of a running one; see
+	// internal/handover. Empty (default) hands nothing over.
+	Handover string `yaml:"handover"`
 	// Zone is where this gateway runs; upstreams of the same zone come first.
 	Zone string `yaml:"zone"`
 	// TLS serves clients over TLS when both files are given.

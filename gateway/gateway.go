@@ -14,7 +14,6 @@ import (
 	"net/http"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/redis/go-redis/v9"
@@ -29,14 +28,6 @@ var (
 	errTryTimeout     = errors.New("the answer did not begin in time")
 	errSilent         = errors.New("the stream fell silent")
 	errNoContent      = errors.New("no content came in time")
-)
-
-const (
-	// endGrace is how long streams may take to write their last event after
-	// the drain timeout.
-	endGrace = 3 * time.Second
-	// pollEvery is how often a drain looks whether everything has ended.
-	pollEvery = 10 * time.Millisecond
 )
 
 // settings are what one request works with from begin to end; a reload
@@ -64,6 +55,9 @@ type Gateway struct {
 	draining atomic.Bool
 	ready    atomic.Bool // an instance has been healthy once
 	inFlight atomic.Int64
+	conns    atomic.Int64  // clients' connections, idle ones too, without upgraded ones
+	handed   chan struct{} // closed by HandOver
+	handOnce sync.Once
 }
 
 // New checks cfg and makes a gateway; it starts nothing.
@@ -72,7 +66,7 @@ func New(cfg Config, log *slog.Logger, reg prometheus.Registerer) (*Gateway, err
 	if err != nil {
 		return nil, err
 	}
-	g := &Gateway{log: log, transport: newTransport(cfg.Retry.ConnectTimeout)}
+	g := &Gateway{log: log, transport: newTransport(cfg.Retry.ConnectTimeout), handed: make(chan struct{})}
 	g.m, err = newMetrics(reg, func() float64 { return float64(g.pool.Waiting()) })
 	if err != nil {
 		return nil, fmt.Errorf("register metrics: %w", err)
@@ -130,6 +124,7 @@ func (g *Gateway) applyReload(cfg Config) error {
 	}
 	keep("listen", cfg.Listen == old.Listen)
 	keep("adminListen", cfg.AdminListen == old.AdminListen)
+	keep("handover", cfg.Handover == old.Handover)
 	keep("tls", (cfg.TLS.CertFile == "") == (old.TLS.CertFile == ""))
 	keep("limits.maxHeaderBytes", cfg.Limits.MaxHeaderBytes == old.Limits.MaxHeaderBytes)
 	keep("limits.headerTimeout", cfg.Limits.HeaderTimeout == old.Limits.HeaderTimeout)
@@ -167,7 +162,8 @@ func (g *Gateway) Ready() error {
 // Run serves on the listeners until ctx ends, then drains: not ready at once,
 // still serving for drain.announce, then nothing new; streams end by
 // themselves within drain.timeout and get an error event after it. It returns
-// nil after that, and owns and closes the listeners.
+// nil after that, and owns and closes the listeners. After HandOver it ends in
+// another way, see there.
 func (g *Gateway) Run(ctx context.Context, listeners ...net.Listener) error {
 	set := g.settings.Load()
 	base, end := context.WithCancelCause(context.WithoutCancel(ctx))
@@ -180,6 +176,7 @@ func (g *Gateway) Run(ctx context.Context, listeners ...net.Listener) error {
 		MaxHeaderBytes:    set.Limits.MaxHeaderBytes,
 		ErrorLog:          slog.NewLogLogger(g.log.Handler(), slog.LevelDebug),
 		Protocols:         new(http.Protocols),
+		ConnState:         g.connState,
 	}
 	srv.Protocols.SetHTTP1(true)
 	srv.Protocols.SetUnencryptedHTTP2(true)
@@ -202,21 +199,28 @@ func (g *Gateway) Run(ctx context.Context, listeners ...net.Listener) error {
 			} else {
 				err = srv.Serve(ln)
 			}
-			if !errors.Is(err, http.ErrServerClosed) {
+			if !errors.Is(err, http.ErrServerClosed) && !g.draining.Load() {
 				failed <- err
 			}
 		})
 	}
 	g.serving.Store(true)
 	var err error
+	handed := false
 	select {
 	case <-ctx.Done():
+	case <-g.handed:
+		handed = true
 	case err = <-failed:
 		err = fmt.Errorf("serve: %w", err)
 	}
 	g.draining.Store(true)
 	g.m.draining.Set(1)
-	g.drain(base, srv, end, err == nil)
+	if handed {
+		g.leave(ctx, base, srv, end, listeners)
+	} else {
+		g.drain(base, srv, end, err == nil)
+	}
 	g.stops.end()
 	stopPool()
 	wg.Wait()
@@ -226,46 +230,4 @@ func (g *Gateway) Run(ctx context.Context, listeners ...net.Listener) error {
 	}
 	g.serving.Store(false)
 	return err
-}
-
-// drain brings the server to its end. base lives on after the caller's context.
-func (g *Gateway) drain(base context.Context, srv *http.Server, end context.CancelCauseFunc, announce bool) {
-	cfg := g.settings.Load().Drain
-	g.log.Info("draining", "requests", g.inFlight.Load(), "announce", cfg.Announce, "timeout", cfg.Timeout)
-	if announce && cfg.Announce > 0 {
-		timer := time.NewTimer(cfg.Announce)
-		<-timer.C
-	}
-	limit, cancel := context.WithTimeout(base, cfg.Timeout)
-	defer cancel()
-	err := srv.Shutdown(limit)
-	if err == nil {
-		err = g.waitIdle(limit) // upgraded connections are not the server's any more
-	}
-	if err != nil {
-		left := g.inFlight.Load()
-		end(errDraining)
-		grace, cancel := context.WithTimeout(context.WithoutCancel(base), endGrace)
-		defer cancel()
-		_ = g.waitIdle(grace)
-		g.log.Warn("ended what was left after the drain timeout", "requests", left, "cut", g.inFlight.Load())
-	}
-	_ = srv.Close()
-	grace, cancel2 := context.WithTimeout(context.WithoutCancel(base), endGrace)
-	defer cancel2()
-	_ = g.waitIdle(grace)
-}
-
-// waitIdle waits until no request is in work.
-func (g *Gateway) waitIdle(ctx context.Context) error {
-	ticker := time.NewTicker(pollEvery)
-	defer ticker.Stop()
-	for g.inFlight.Load() > 0 {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-ticker.C:
-		}
-	}
-	return nil
 }

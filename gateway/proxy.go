@@ -174,7 +174,7 @@ func (x *exchange) commit(status int, header http.Header) {
 	}
 	h["X-Fournines-Zone"] = x.set.zoneHeader
 	h["X-Upstream-Zone"] = []string{x.zone}
-	if x.g.draining.Load() && x.r.ProtoMajor == 1 {
+	if x.g.draining.Load() { // on HTTP/2 the server turns it into GOAWAY
 		h["Connection"] = []string{"close"}
 	}
 	x.status = status
@@ -279,7 +279,7 @@ func (x *exchange) fail(e dify.Error) {
 	h := x.w.Header()
 	h["X-Request-Id"] = []string{x.id}
 	h["X-Fournines-Zone"] = x.set.zoneHeader
-	if x.r.ProtoMajor == 1 && (x.g.draining.Load() || e.Status == http.StatusRequestEntityTooLarge || e.Status == http.StatusRequestTimeout) {
+	if x.g.draining.Load() || x.r.ProtoMajor == 1 && (e.Status == http.StatusRequestEntityTooLarge || e.Status == http.StatusRequestTimeout) {
 		h["Connection"] = []string{"close"}
 	}
 	x.status, x.zone = e.Status, ""

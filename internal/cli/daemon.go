@@ -2,9 +2,11 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"os/signal"
 	"syscall"
@@ -14,8 +16,15 @@ import (
 	"github.com/spf13/cobra"
 
 	"fournines/internal/adminhttp"
+	"fournines/internal/handover"
 	"fournines/internal/lifecycle"
 	"fournines/internal/strictyaml"
+)
+
+// The names of a daemon's listening sockets.
+const (
+	clientSocket = "client"
+	adminSocket  = "admin"
 )
 
 // daemon is one of our long-running processes, ready to be run.
@@ -30,47 +39,72 @@ type daemon struct {
 	// adminListen is the host:port of /metrics, /livez and /readyz; empty for none.
 	adminListen string
 	ready       func() error
+	// admin adds paths to the admin listener.
+	admin map[string]http.Handler
+	// handover is the path of the Unix socket through which a successor gets
+	// the listeners; empty hands nothing over.
+	handover string
+	// handOver makes run close its listener and return when the work it has is
+	// done; needed with handover.
+	handOver func()
 	// reload reads the configuration again at SIGHUP; nil means that SIGHUP ends
 	// the process as usual.
 	reload func() error
 }
 
-// serve opens the listeners of d and runs it until ctx ends.
+// serve opens the listeners of d and runs it until ctx ends or a successor has
+// taken over and d has finished its work.
 func serve(ctx context.Context, d daemon) error {
-	var listen net.ListenConfig
-	ln, err := listen.Listen(ctx, "tcp", d.listen)
-	if err != nil {
-		return fmt.Errorf("listen: %w", err)
+	sockets := []handover.Socket{{Name: clientSocket, Address: d.listen}}
+	if d.adminListen != "" {
+		sockets = append(sockets, handover.Socket{Name: adminSocket, Address: d.adminListen})
 	}
-	defer ln.Close()
+	set, err := handover.Open(ctx, handover.Options{Path: d.handover, Logger: d.log}, sockets...)
+	if err != nil {
+		return err
+	}
+	defer set.Close()
 	var group lifecycle.Group
 	// The admin face is added first, so that it stays up during the drain and
-	// tells the load balancer about it.
-	if err := addAdmin(ctx, &group, d.adminListen, &adminhttp.Server{Gatherer: d.reg, Ready: d.ready}); err != nil {
-		return err
+	// tells the load balancer about it. After a hand-over it is the successor's.
+	if ln := set.Listener(adminSocket); ln != nil {
+		admin := &adminhttp.Server{Gatherer: d.reg, Ready: d.ready, Handlers: d.admin}
+		group.Add("admin", func(ctx context.Context) error {
+			own, cancel := context.WithCancel(ctx)
+			defer cancel()
+			go func() {
+				select {
+				case <-set.TakenOver():
+					cancel()
+				case <-own.Done():
+				}
+			}()
+			err := admin.Run(own, ln)
+			if err == nil {
+				<-ctx.Done() // an actor that returns ends the others
+			}
+			return err
+		})
 	}
 	if d.reload != nil {
 		group.Add("reload", func(ctx context.Context) error { return onHangup(ctx, d.log, d.reload) })
 	}
-	group.Add(d.name, func(ctx context.Context) error { return d.run(ctx, ln) })
-	d.log.Info("started", "listen", ln.Addr().String())
+	group.Add("handover", func(ctx context.Context) error {
+		err := set.Run(ctx, d.ready)
+		if !errors.Is(err, handover.ErrTakenOver) {
+			return err
+		}
+		d.handOver() // makes d.run return when the work is done
+		<-ctx.Done()
+		return nil
+	})
+	group.Add(d.name, func(ctx context.Context) error { return d.run(ctx, set.Listener(clientSocket)) })
+	d.log.Info("started", "listen", set.Listener(clientSocket).Addr().String(), "pid", os.Getpid())
 	if err := group.Run(ctx); err != nil {
 		return err
 	}
-	d.log.Info("stopped")
+	d.log.Info("stopped", "pid", os.Getpid())
 	return nil
-}
-
-// configCommand makes cmd one that takes everything from the file that --config
-// names, and hands the file's path to run.
-func configCommand(cmd *cobra.Command, run func(ctx context.Context, path string) error) *cobra.Command {
-	var config string
-	cmd.Use += " --config FILE"
-	cmd.Args = cobra.NoArgs
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return run(cmd.Context(), config) }
-	cmd.Flags().StringVar(&config, "config", "", "configuration file")
-	_ = cmd.MarkFlagRequired("config")
-	return cmd
 }
 
 // addAdmin opens the admin listener and adds its server; an empty address is none.
@@ -86,6 +120,18 @@ func addAdmin(ctx context.Context, group *lifecycle.Group, address string, serve
 	// Run closes the listener; it always runs, if only to be stopped at once.
 	group.Add("admin", func(ctx context.Context) error { return server.Run(ctx, ln) })
 	return nil
+}
+
+// configCommand makes cmd one that takes everything from the file that --config
+// names, and hands the file's path to run.
+func configCommand(cmd *cobra.Command, run func(ctx context.Context, path string) error) *cobra.Command {
+	var config string
+	cmd.Use += " --config FILE"
+	cmd.Args = cobra.NoArgs
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return run(cmd.Context(), config) }
+	cmd.Flags().StringVar(&config, "config", "", "configuration file")
+	_ = cmd.MarkFlagRequired("config")
+	return cmd
 }
 
 // processRegistry is a registry with the metrics of the process itself.

@@ -27,6 +27,7 @@ type gatewayFlags struct {
 	listen      string
 	adminListen string
 	accessLog   bool
+	handover    string
 	logLevel    string
 	check       bool
 }
@@ -49,7 +50,7 @@ themselves within drain.timeout.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if f.config != "" {
-				for _, name := range []string{"upstream", "zone", "listen", "admin-listen", "access-log"} {
+				for _, name := range []string{"upstream", "zone", "listen", "admin-listen", "access-log", "handover"} {
 					if cmd.Flags().Changed(name) {
 						return &exitError{code: 2, err: fmt.Errorf("--%s: already decided by --config; set it in the file", name)}
 					}
@@ -66,6 +67,7 @@ themselves within drain.timeout.`,
 	flags.StringVar(&f.listen, "listen", defaults.Listen, "address for clients")
 	flags.StringVar(&f.adminListen, "admin-listen", defaults.AdminListen, "address of /metrics, /livez and /readyz; empty for none")
 	flags.BoolVar(&f.accessLog, "access-log", false, "log every request")
+	flags.StringVar(&f.handover, "handover", "", "path of a Unix socket: a second process with the same path takes over from a running one without closing the port")
 	flags.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
 	flags.BoolVar(&f.check, "check", false, "check the configuration and exit")
 	return cmd
@@ -107,6 +109,7 @@ func (f *gatewayFlags) load() (gateway.Config, error) {
 		return cfg, errors.New("no Dify instance: give --upstream http://host:port@zone for each, or --config FILE")
 	}
 	cfg.Zone, cfg.Listen, cfg.AdminListen, cfg.AccessLog = f.zone, f.listen, f.adminListen, f.accessLog
+	cfg.Handover = f.handover
 	for _, s := range f.upstreams {
 		u, err := gateway.ParseUpstream(s)
 		if err != nil {
@@ -138,7 +141,8 @@ func (a *app) runGateway(ctx context.Context, f *gatewayFlags) error {
 	}
 	d := daemon{
 		name: "gateway", log: log, reg: reg, listen: cfg.Listen, adminListen: cfg.AdminListen, ready: g.Ready,
-		run: func(ctx context.Context, ln net.Listener) error { return g.Run(ctx, ln) },
+		run:      func(ctx context.Context, ln net.Listener) error { return g.Run(ctx, ln) },
+		handover: cfg.Handover, handOver: g.HandOver,
 	}
 	if f.config != "" {
 		d.reload = func() error {
