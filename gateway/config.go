@@ -38,8 +38,10 @@ type Config struct {
 	Ejection Ejection `yaml:"ejection"`
 	Retry    Retry    `yaml:"retry"`
 	Stream   Stream   `yaml:"stream"`
-	Limits   Limits   `yaml:"limits"`
-	Drain    Drain    `yaml:"drain"`
+	// Conversations sets how requests of one conversation follow each other.
+	Conversations Conversations `yaml:"conversations"`
+	Limits        Limits        `yaml:"limits"`
+	Drain         Drain         `yaml:"drain"`
 	// Redis is what the gateways share. Default none.
 	Redis Redis `yaml:"redis"`
 	// AccessLog writes one log line per request. Default false.
@@ -182,7 +184,7 @@ func DefaultConfig() Config {
 			BaseTime: 5 * time.Second, MaxTime: time.Minute, MaxShare: 0.5,
 		},
 		Retry:  Retry{Attempts: 3, BudgetShare: 0.2, BudgetMin: 30, ConnectTimeout: time.Second, TryTimeout: 10 * time.Second},
-		Stream: defaultStream(),
+		Stream: defaultStream(), Conversations: defaultConversations(),
 		Limits: Limits{
 			MaxBodyBytes: 100 << 20, MaxHeaderBytes: 64 << 10, ReplayBytes: 1 << 20,
 			MaxInFlight: 1000, MaxQueue: 1000, QueueTimeout: 5 * time.Second,
@@ -265,6 +267,7 @@ func (c *Config) Validate() error {
 	atLeast("retry.connectTimeout", c.Retry.ConnectTimeout, 10*ms)
 	atLeast("retry.tryTimeout", c.Retry.TryTimeout, 10*ms)
 	c.Stream.validate(bad)
+	c.Conversations.validate(bad)
 	atLeast("limits.queueTimeout", c.Limits.QueueTimeout, ms)
 	atLeast("limits.headerTimeout", c.Limits.HeaderTimeout, 10*ms)
 	atLeast("limits.bodyTimeout", c.Limits.BodyTimeout, 10*ms)

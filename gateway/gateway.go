@@ -19,6 +19,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"fournines/gateway/balance"
+	"fournines/gateway/conversation"
 )
 
 // Causes of the end of a request that neither side wanted.
@@ -49,6 +50,9 @@ type Gateway struct {
 	redis     *redis.ClusterClient // nil without one; Run closes it
 	settings  atomic.Pointer[settings]
 	stops     stops
+	turns     *conversation.Turns
+
+	turnMetrics *turnMetrics
 
 	reload   sync.Mutex
 	serving  atomic.Bool
@@ -73,6 +77,9 @@ func New(cfg Config, log *slog.Logger, reg prometheus.Registerer) (*Gateway, err
 	}
 	if g.redis, err = newRedis(cfg.Redis); err != nil {
 		return nil, err
+	}
+	if err := g.newTurns(reg); err != nil {
+		return nil, fmt.Errorf("register metrics: %w", err)
 	}
 	poolCfg, targets := cfg.pool()
 	g.pool = balance.New(poolCfg, targets, log, g.m)
@@ -222,6 +229,7 @@ func (g *Gateway) Run(ctx context.Context, listeners ...net.Listener) error {
 		g.drain(base, srv, end, err == nil)
 	}
 	g.stops.end()
+	g.turns.Close()
 	stopPool()
 	wg.Wait()
 	g.transport.CloseIdleConnections()

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"fournines/gateway/balance"
+	"fournines/gateway/conversation"
 	"fournines/gateway/dify"
 )
 
@@ -44,12 +45,14 @@ type exchange struct {
 	body  body
 	start time.Time
 
-	upgrade  bool
-	tried    []*balance.Endpoint
-	attempts int
-	leaves   int       // attempts given up for slowness
-	restarts int       // attempts made although the one before may have begun to work
-	asking   time.Time // when the current attempt began
+	upgrade   bool
+	tried     []*balance.Endpoint
+	attempts  int
+	leaves    int                // attempts given up for slowness
+	restarts  int                // attempts made although the one before may have begun to work
+	unblocked bool               // asked for as a stream, for a client that wants one answer
+	turn      *conversation.Turn // nil when there is nothing to wait for
+	asking    time.Time          // when the current attempt began
 
 	status   int
 	zone     string // of the instance that answered
@@ -112,6 +115,12 @@ func (x *exchange) serve() {
 		return
 	}
 	x.identify()
+	x.unblock()
+	if err := x.takeTurn(); err != nil {
+		x.failErr(err)
+		return
+	}
+	defer x.endTurn()
 	x.g.budget.Request()
 	up, err := x.send()
 	if err != nil {

@@ -75,9 +75,16 @@ func (p *pump) stopTask(reason string) {
 	if !ok {
 		return // no event has named the task: closing the connection has to do
 	}
-	if !x.g.stops.begin(func() { x.g.m.stops.WithLabelValues(reason, x.callStop(path)).Inc() }) {
-		x.g.m.stops.WithLabelValues(reason, "dropped").Inc()
+	// The next request of the conversation waits until this one is stopped.
+	turn := x.turn
+	if x.g.stops.begin(func() {
+		defer turn.End()
+		x.g.m.stops.WithLabelValues(reason, x.callStop(path)).Inc()
+	}) {
+		x.turn = nil
+		return
 	}
+	x.g.m.stops.WithLabelValues(reason, "dropped").Inc()
 }
 
 // callStop makes the call as a request of its own, with the rules of any other

@@ -44,6 +44,7 @@ type sink struct {
 	deadline time.Time
 	timer    *time.Timer
 	held     hold
+	answer   *dify.Answer // the client gets this and not the events; nil for none
 
 	// The current attempt, for the watch on its silence.
 	lastRead atomic.Int64 // nanoseconds since the exchange began (a clock that is set does not matter); 0 while no attempt is running
@@ -55,6 +56,10 @@ type sink struct {
 func (s *sink) write(p []byte, boundary bool) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.answer != nil {
+		_, err := s.answer.Write(p)
+		return err
+	}
 	if s.held.on {
 		if s.keepLocked(p, boundary) {
 			return nil
@@ -111,7 +116,7 @@ func (s *sink) watch() {
 			next = min(next, left)
 		}
 	}
-	if s.held.on {
+	if s.held.on && s.answer == nil {
 		left := cfg.Hold - now.Sub(s.held.since)
 		if left <= 0 {
 			if s.openLocked(); s.err == nil {
@@ -190,7 +195,10 @@ func (x *exchange) serveStream(up *upstream) {
 	p.x, p.boundary, p.last = x, true, now
 	p.held = hold{on: true, since: now}
 	p.follow(up)
-	if !x.holds(up.resp.StatusCode) {
+	switch {
+	case x.unblocked:
+		p.answer = dify.NewAnswer(x.class, dify.Completion(x.r.URL.Path), x.set.Stream.BlockingBytes)
+	case !x.holds(up.resp.StatusCode):
 		p.open()
 	}
 	// The callback needs the timer, which needs the callback.
@@ -212,9 +220,14 @@ func (p *pump) attempt(up *upstream) *upstream {
 	up.close()
 	switch end {
 	case streamDone:
-		p.open()
+		p.finish()
 		return nil
 	case streamGone:
+		if p.answer != nil && x.ctx.Err() == nil {
+			p.fail(dify.ErrAnswerTooLarge) // it is the only thing that can fail to be written
+			p.stopTask("given_up")
+			return nil
+		}
 		p.close()
 		x.status = statusClientGone
 		x.g.m.disconnects.WithLabelValues(x.class.String()).Inc()
@@ -381,6 +394,7 @@ func (p *pump) event(ev sse.Event, block []byte) {
 	}
 	if dify.Terminal(p.x.class, ev.Type) {
 		p.terminal = true
+		p.x.endTurn()
 	}
 }
 

@@ -34,13 +34,18 @@ type Stream struct {
 	// StopOnDisconnect calls Dify's stop endpoint for the task of a stream that
 	// nobody reads any more. Default true.
 	StopOnDisconnect bool `yaml:"stopOnDisconnect"`
+	// BlockingAsStream asks Dify for a stream where the client asked for a
+	// blocking answer, and puts the events together. Default false.
+	BlockingAsStream bool `yaml:"blockingAsStream"`
+	// BlockingBytes bounds what is kept of one such answer. Default 8 MiB.
+	BlockingBytes int `yaml:"blockingBytes"`
 }
 
 func defaultStream() Stream {
 	return Stream{
 		Heartbeat: 15 * time.Second, IdleTimeout: time.Minute,
 		FirstContentTimeout: 2 * time.Minute, Hold: 2 * time.Second,
-		Restart: RestartBeforeContent, StopOnDisconnect: true,
+		Restart: RestartBeforeContent, StopOnDisconnect: true, BlockingBytes: 8 << 20,
 	}
 }
 
@@ -63,6 +68,9 @@ func (s *Stream) validate(bad func(field, format string, args ...any)) {
 		if s.Hold > time.Minute {
 			bad("stream.hold", "%v is more than a minute: clients take a header that late for a dead server", s.Hold)
 		}
+	}
+	if s.BlockingBytes < 1024 || s.BlockingBytes > 1<<30 {
+		bad("stream.blockingBytes", "%d is not between 1024 and 1 GiB", s.BlockingBytes)
 	}
 	if s.Restart != RestartBeforeContent && s.Restart != RestartUnsent {
 		bad("stream.restart", "%q is neither %s nor %s", s.Restart, RestartBeforeContent, RestartUnsent)

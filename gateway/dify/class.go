@@ -45,6 +45,12 @@ func (c Class) Cacheable() bool { return c == Read || c == Retrieve }
 // with response_mode.
 func (c Class) Streams() bool { return c == Chat || c == Workflow }
 
+// Completion tells whether a POST to path asks a completion app, which knows no
+// conversations.
+func Completion(path string) bool {
+	return strings.HasSuffix(strings.TrimSuffix(path, "/"), "/completion-messages")
+}
+
 // Classify names the class of a request by method and URL path. It knows the
 // service API (/v1), the web app's API (/api) and the console's
 // (/console/api); a path it does not know, or one that is not in its plain

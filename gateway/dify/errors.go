@@ -19,18 +19,20 @@ type Error struct {
 
 // The errors that the gateway itself answers with.
 var (
-	ErrBadGateway   = Error{Code: "bad_gateway", Message: "The Dify instance that worked on this request went away. It may have been carried out in part.", Status: http.StatusBadGateway}
-	ErrUnavailable  = Error{Code: "service_unavailable", Message: "No Dify instance can take this request now. It was not carried out; try again.", Status: http.StatusServiceUnavailable, RetryAfterSeconds: 1}
-	ErrOverloaded   = Error{Code: "overloaded", Message: "All Dify instances are busy. The request was not carried out; try again.", Status: http.StatusServiceUnavailable, RetryAfterSeconds: 2}
-	ErrTimeout      = Error{Code: "gateway_timeout", Message: "The Dify instance did not answer in time. The request may have been carried out.", Status: http.StatusGatewayTimeout}
-	ErrTooLarge     = Error{Code: "request_entity_too_large", Message: "The request's body is larger than the gateway allows.", Status: http.StatusRequestEntityTooLarge}
-	ErrBodyTimeout  = Error{Code: "request_timeout", Message: "The request's body did not arrive in time.", Status: http.StatusRequestTimeout}
-	ErrBadBody      = Error{Code: "bad_request", Message: "The request's body could not be read.", Status: http.StatusBadRequest}
-	ErrMethod       = Error{Code: "method_not_allowed", Message: "The gateway does not open tunnels.", Status: http.StatusMethodNotAllowed}
-	ErrStreamCut    = Error{Code: "upstream_lost", Message: "The Dify instance went away before the answer was complete.", Status: http.StatusBadGateway}
-	ErrStreamSilent = Error{Code: "upstream_silent", Message: "The Dify instance stopped sending before the answer was complete.", Status: http.StatusGatewayTimeout}
-	ErrNoContent    = Error{Code: "first_content_timeout", Message: "The Dify instance began to answer and sent no content in time. The request may still be running there.", Status: http.StatusGatewayTimeout}
-	ErrDraining     = Error{Code: "gateway_restart", Message: "The gateway is being restarted and could not wait for the end of this answer.", Status: http.StatusServiceUnavailable, RetryAfterSeconds: 1}
+	ErrBadGateway       = Error{Code: "bad_gateway", Message: "The Dify instance that worked on this request went away. It may have been carried out in part.", Status: http.StatusBadGateway}
+	ErrUnavailable      = Error{Code: "service_unavailable", Message: "No Dify instance can take this request now. It was not carried out; try again.", Status: http.StatusServiceUnavailable, RetryAfterSeconds: 1}
+	ErrOverloaded       = Error{Code: "overloaded", Message: "All Dify instances are busy. The request was not carried out; try again.", Status: http.StatusServiceUnavailable, RetryAfterSeconds: 2}
+	ErrTimeout          = Error{Code: "gateway_timeout", Message: "The Dify instance did not answer in time. The request may have been carried out.", Status: http.StatusGatewayTimeout}
+	ErrTooLarge         = Error{Code: "request_entity_too_large", Message: "The request's body is larger than the gateway allows.", Status: http.StatusRequestEntityTooLarge}
+	ErrBodyTimeout      = Error{Code: "request_timeout", Message: "The request's body did not arrive in time.", Status: http.StatusRequestTimeout}
+	ErrBadBody          = Error{Code: "bad_request", Message: "The request's body could not be read.", Status: http.StatusBadRequest}
+	ErrMethod           = Error{Code: "method_not_allowed", Message: "The gateway does not open tunnels.", Status: http.StatusMethodNotAllowed}
+	ErrStreamCut        = Error{Code: "upstream_lost", Message: "The Dify instance went away before the answer was complete.", Status: http.StatusBadGateway}
+	ErrStreamSilent     = Error{Code: "upstream_silent", Message: "The Dify instance stopped sending before the answer was complete.", Status: http.StatusGatewayTimeout}
+	ErrNoContent        = Error{Code: "first_content_timeout", Message: "The Dify instance began to answer and sent no content in time. The request may still be running there.", Status: http.StatusGatewayTimeout}
+	ErrConversationBusy = Error{Code: "conversation_busy", Message: "This conversation is at work on earlier messages. The request was not carried out; try again when they are answered.", Status: http.StatusTooManyRequests, RetryAfterSeconds: 2}
+	ErrAnswerTooLarge   = Error{Code: "answer_too_large", Message: "The answer is larger than the gateway puts together; ask for it with response_mode streaming.", Status: http.StatusBadGateway}
+	ErrDraining         = Error{Code: "gateway_restart", Message: "The gateway is being restarted and could not wait for the end of this answer.", Status: http.StatusServiceUnavailable, RetryAfterSeconds: 1}
 )
 
 // Error implements error.
