@@ -95,7 +95,10 @@ func (c *Client) Stop(ctx context.Context, name string) error { return c.unit(ct
 // Start starts a component that was stopped. It does not wait until it is ready.
 func (c *Client) Start(ctx context.Context, name string) error { return c.unit(ctx, name, verbStart) }
 
-// Restart stops a component and starts it again. It does not wait until it is ready.
+// Restart stops a component and starts it again. It does not wait until it is
+// ready. A component that hands over is replaced by a second process instead:
+// then Restart returns when that has taken over, or with an error when it could
+// not, and the process that ran goes on.
 func (c *Client) Restart(ctx context.Context, name string) error {
 	return c.unit(ctx, name, verbRestart)
 }

@@ -50,7 +50,7 @@ func StopLeftovers(ctx context.Context, dir string, lock *Lock, plan *Plan, opts
 	s.stopOnly = true
 	running := 0
 	for _, rec := range state.Units {
-		if rec.Alive() {
+		if rec.Alive() || rec.Next.Alive() {
 			running++
 		}
 	}
@@ -98,6 +98,9 @@ func LeftRunning(dir string) (topology.Status, error) {
 	out.Name = state.Name
 	byZone := map[string][]topology.Component{}
 	for name, rec := range state.Units {
+		if !rec.Alive() {
+			rec.Identity = rec.Next // it may have taken over since
+		}
 		if rec.Task || !rec.Alive() {
 			continue
 		}

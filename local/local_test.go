@@ -30,6 +30,9 @@ func TestMain(m *testing.M) {
 	if dir := os.Getenv(superviseEnv); dir != "" {
 		os.Exit(superviseMain(dir))
 	}
+	if path := os.Getenv(heirEnv); path != "" {
+		os.Exit(heirMain(path))
+	}
 	goleak.VerifyTestMain(m)
 }
 
@@ -41,7 +44,11 @@ func superviseMain(dir string) int {
 			return err
 		}
 		defer lock.Release()
-		s, err := New(Options{Plan: adoptionPlan(dir), Dir: dir, MinBackoff: 20 * time.Millisecond})
+		plan := adoptionPlan(dir)
+		if address := os.Getenv(heirAddressEnv); address != "" {
+			plan = heirPlan(dir, address)
+		}
+		s, err := New(Options{Plan: plan, Dir: dir, MinBackoff: 20 * time.Millisecond})
 		if err != nil {
 			return err
 		}

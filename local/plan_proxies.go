@@ -2,6 +2,7 @@ package local
 
 import (
 	"net"
+	"path/filepath"
 	"strconv"
 	"time"
 
@@ -130,11 +131,14 @@ func (p *planner) addGateway(zone string) error {
 	}
 	cfg.Redis.User, cfg.Redis.PasswordFile = "gateway", p.secrets.Path("redis-gateway")
 	p.gatewaySettings(&cfg, s)
+	name := "gateway-" + zone
+	cfg.Handover = filepath.Join(p.Dir, name, "handover.sock")
 	u := p.own(process.Unit{
-		Name: "gateway-" + zone, Kind: "gateway", Zone: zone, Address: listen,
+		Name: name, Kind: "gateway", Zone: zone, Address: listen,
 		After: p.names("dify-api"), Ready: httpReady(admin),
 	}, []string{"gateway"}, cfg)
 	u.Process.StopTimeout = stopGrace(cfg.Drain.Announce + cfg.Drain.Timeout)
+	u.Process.Handover = cfg.Handover
 	p.scrape("gateway", u.Name, zone, admin, "/metrics")
 	return p.add(u, nil)
 }

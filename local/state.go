@@ -32,7 +32,10 @@ type unitRecord struct {
 	Paused   bool `json:"paused,omitempty"`
 	// Done says that the task has been run in this start of the stack.
 	Done bool `json:"done,omitempty"`
-	Task bool `json:"task,omitempty"`
+	// Next is a successor that gets ready; see internal/handover.
+	Next process.Identity   `json:"next,omitzero"`
+	old  []process.Identity // found by recover: those that have handed over
+	Task bool               `json:"task,omitempty"`
 	// The rest is for `down` without a supervisor, which may not be able to
 	// build the plan again.
 	Kind        string         `json:"kind,omitempty"`
@@ -42,6 +45,7 @@ type unitRecord struct {
 	StopSignal  syscall.Signal `json:"stopSignal,omitempty"`
 	StopTimeout time.Duration  `json:"stopTimeout,omitempty"`
 	KillGroup   bool           `json:"killGroup,omitempty"`
+	Handover    string         `json:"handover,omitempty"`
 }
 
 const stateVersion = 1
@@ -86,6 +90,6 @@ func saveState(dir string, s *savedState) error {
 // unit turns the record back into what is needed to stop the unit.
 func (r *unitRecord) unit(name string) process.Unit {
 	u := process.Unit{Name: name, Kind: r.Kind, Zone: r.Zone, Address: r.Address, After: r.After}
-	u.Process = &process.Spec{StopSignal: r.StopSignal, StopTimeout: r.StopTimeout, KillGroup: r.KillGroup}
+	u.Process = &process.Spec{StopSignal: r.StopSignal, StopTimeout: r.StopTimeout, KillGroup: r.KillGroup, Handover: r.Handover}
 	return u
 }

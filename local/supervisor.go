@@ -281,6 +281,11 @@ func (s *Supervisor) recover() (map[string]*unitRecord, error) {
 	var strays []*unit
 	for _, u := range s.units {
 		rec, known := state.Units[u.def.Name]
+		if u.handsOver() {
+			if f := u.family(table); f.leader.PID != 0 {
+				rec.Identity, rec.Next, rec.old, known = f.leader, f.next, f.old, true
+			}
+		}
 		if !rec.Alive() {
 			rec.Identity = process.Identity{}
 			// A supervisor that died between the start and writing it down.

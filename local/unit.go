@@ -3,6 +3,7 @@ package local
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -122,17 +123,20 @@ const (
 type resultKind int
 
 const (
-	gotProgress resultKind = iota // one dependency less to wait for
-	gotDeps                       // all dependencies are there
-	gotWork                       // the process was started, or the task has ended
-	gotProbe                      // Ready was asked
-	gotSweep                      // the leftovers are gone
+	gotProgress   resultKind = iota // one dependency less to wait for
+	gotDeps                         // all dependencies are there
+	gotWork                         // the process was started, or the task has ended
+	gotProbe                        // Ready was asked
+	gotSweep                        // the leftovers are gone
+	gotNext                         // a successor was started
+	gotSuccession                   // the successor has taken over, or never will
+	gotOldEnd                       // a process that had handed over has ended
 )
 
 // result is what a helper goroutine reports to the loop.
 type result struct {
 	kind resultKind
-	proc *process.Process // the process that is meant, for gotWork and gotProbe
+	proc *process.Process // the process that is meant, for all but gotProgress, gotDeps and gotSweep
 	err  error
 	role string
 }
@@ -180,6 +184,13 @@ type unitLoop struct {
 	reason     string // why the unit rests
 	waiters    []chan error
 	replies    []pendingReply
+
+	// For units that hand over, see succession.go.
+	succession bool               // a successor is being started or gets ready
+	next       *process.Process   // the successor that gets ready
+	nextReply  chan error         // who asked for it
+	old        []*process.Process // have handed over, or are not wanted, and end
+	stopBy     time.Time          // when the stop that is under way must be over
 }
 
 // run owns the unit until ctx ends. Processes that run then go on running.
@@ -226,8 +237,10 @@ func (l *unitLoop) leave() {
 	l.cancelProbe()
 	l.timer.Stop()
 	l.helpers.Wait()
-	if l.proc != nil {
-		l.proc.Release()
+	for _, p := range append(l.old, l.proc, l.next) {
+		if p != nil {
+			p.Release()
+		}
 	}
 }
 
@@ -242,8 +255,9 @@ func (l *unitLoop) begin(ctx context.Context, saved *unitRecord) {
 				l.starts++
 				l.sup.log.Info("adopted", "unit", l.def.Name, "pid", saved.PID)
 				l.watch(ctx)
+				l.adoptFamily(ctx, saved)
 				if !l.wanted() {
-					l.halt()
+					l.halt(ctx)
 				}
 				return
 			}
@@ -416,6 +430,12 @@ func (l *unitLoop) result(ctx context.Context, r result) {
 		}
 	case gotSweep:
 		l.swept(ctx, r.err)
+	case gotNext:
+		l.nextStarted(ctx, r)
+	case gotSuccession:
+		l.succeeded(ctx, r)
+	case gotOldEnd:
+		l.oldEnded(r.proc)
 	}
 }
 
@@ -432,7 +452,7 @@ func (l *unitLoop) worked(ctx context.Context, r result) {
 		l.sup.log.Info("started", "unit", l.def.Name, "pid", r.proc.Identity().PID, "restarts", l.restarts)
 		l.watch(ctx)
 		if !l.wanted() || l.again {
-			l.halt()
+			l.halt(ctx)
 		}
 	case r.err == nil: // a task
 		l.done, l.failures = true, 0
@@ -480,7 +500,10 @@ func (l *unitLoop) probedOnce(r result) {
 
 // halt brings a unit that is not wanted any more, or is wanted anew, to rest.
 // settle or a later event then answers the waiters.
-func (l *unitLoop) halt() {
+func (l *unitLoop) halt(ctx context.Context) {
+	if !l.wanted() {
+		l.haltFamily(ctx)
+	}
 	switch l.phase {
 	case working:
 		l.cancelled = true
@@ -497,6 +520,7 @@ func (l *unitLoop) halt() {
 			limit = 0
 		}
 		l.timer.Reset(limit)
+		l.stopBy = time.Now().Add(limit)
 	case resting:
 		l.timer.Stop()
 		l.phase = idle
@@ -526,6 +550,11 @@ func (l *unitLoop) kill() error {
 }
 
 func (l *unitLoop) exited(ctx context.Context) {
+	if l.next != nil && l.phase == running && l.wanted() {
+		// It has the listeners: the one before has just handed over, or died.
+		l.promote(ctx, l.proc.Succeeded())
+		return
+	}
 	l.cancelProbe()
 	l.timer.Stop()
 	l.crashed = l.phase == running && !l.powerless.Load()
@@ -533,11 +562,16 @@ func (l *unitLoop) exited(ctx context.Context) {
 		l.reason = l.proc.Exit()
 	}
 	l.phase, l.ready, l.paused, l.role = sweeping, false, false, ""
-	proc := l.proc
+	proc, mark, others := l.proc, l.mark, slices.Clone(l.old)
+	left := time.Until(l.stopBy)
+	if l.handsOver() && l.wanted() {
+		mark, others = "", nil // those that have handed over go on ending
+	}
 	l.help(func() {
+		awaitFamily(ctx, others, left)
 		// Children that outlive their leader hold its ports and files, and a
 		// database without its guard must not go on serving.
-		l.post(ctx, result{kind: gotSweep, err: proc.KillTree(sweepLimit)})
+		l.post(ctx, result{kind: gotSweep, err: process.KillTree(proc.Identity(), mark, sweepLimit)})
 	})
 }
 

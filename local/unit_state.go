@@ -121,15 +121,18 @@ func (l *unitLoop) snapshot() unitRecord {
 		Kind: l.def.Kind, Zone: l.def.Zone, Address: l.def.Address, After: l.def.After,
 	}
 	if p := l.def.Process; p != nil {
-		r.StopSignal, r.StopTimeout, r.KillGroup = p.StopSignal, p.StopTimeout, p.KillGroup
+		r.StopSignal, r.StopTimeout, r.KillGroup, r.Handover = p.StopSignal, p.StopTimeout, p.KillGroup, p.Handover
 	}
 	if l.proc != nil {
 		r.Identity = l.proc.Identity()
+	}
+	if l.next != nil {
+		r.Next = l.next.Identity()
 	}
 	return r
 }
 
 // same compares what can change; the plan's part is constant.
 func (r *unitRecord) same(o *unitRecord) bool {
-	return r.Identity == o.Identity && r.Restarts == o.Restarts && r.Held == o.Held && r.Paused == o.Paused && r.Done == o.Done
+	return r.Identity == o.Identity && r.Next == o.Next && r.Restarts == o.Restarts && r.Held == o.Held && r.Paused == o.Paused && r.Done == o.Done
 }

@@ -10,6 +10,16 @@ const sigKill = syscall.SIGKILL
 
 // command answers a command at once, or lets settle answer it later.
 func (l *unitLoop) command(ctx context.Context, c command) {
+	if c.verb == verbRestart && l.handsOver() && l.phase == running && l.wanted() {
+		switch {
+		case l.succession:
+			l.replyLater(c.reply, &RequestError{Code: codeConflict, Message: fmt.Sprintf("%s is being restarted already", l.def.Name)})
+			return
+		case l.ready && !l.paused: // one that hangs cannot hand over
+			l.succeed(ctx, c.reply)
+			return
+		}
+	}
 	later, err := l.obey(ctx, c)
 	switch {
 	case err != nil:
@@ -28,10 +38,10 @@ func (l *unitLoop) obey(ctx context.Context, c command) (later bool, err error) 
 	switch c.verb {
 	case verbDown:
 		l.downing, l.again = true, false
-		l.halt()
+		l.halt(ctx)
 		return true, nil
 	case verbHurry:
-		if l.phase == stopping {
+		if l.phase == stopping || l.phase == sweeping && len(l.old) > 0 {
 			return false, l.kill()
 		}
 		return false, nil
@@ -42,7 +52,7 @@ func (l *unitLoop) obey(ctx context.Context, c command) (later bool, err error) 
 			l.timer.Stop()
 			return true, l.kill()
 		}
-		l.halt()
+		l.halt(ctx)
 		return true, nil
 	case verbPowerOn:
 		l.failures, l.everReady = 0, false
@@ -57,7 +67,7 @@ func (l *unitLoop) obey(ctx context.Context, c command) (later bool, err error) 
 	switch c.verb {
 	case verbStop:
 		l.held, l.again = true, false
-		l.halt()
+		l.halt(ctx)
 		return true, nil
 	case verbStart, verbRestart:
 		return l.startAgain(ctx, c.verb == verbRestart), nil
@@ -120,7 +130,7 @@ func (l *unitLoop) startAgain(ctx context.Context, restart bool) bool {
 	case running:
 		if restart {
 			l.again = true
-			l.halt()
+			l.halt(ctx)
 			return true
 		}
 	case working:

@@ -16,7 +16,7 @@ import (
 const defaultWait = 2 * time.Minute
 
 func (a *app) restartCommand() *cobra.Command {
-	return a.componentCommand("restart", "Stop a component and start it again", true, (*local.Client).Restart)
+	return a.componentCommand("restart", "Start a component anew; a gateway without closing its port or cutting a stream", true, (*local.Client).Restart)
 }
 
 // componentCommand is a command that asks one verb of a component. With waits

@@ -31,6 +31,11 @@ type Spec struct {
 	// KillGroup sends StopSignal to the whole process group instead of the
 	// leader alone. Most servers coordinate their own children and want it unset.
 	KillGroup bool
+	// Handover is the path of the Unix socket at which a second process of this
+	// Spec takes over the listeners of a running one (internal/handover). Set, a
+	// restart starts the next process first and lets the one before end its
+	// work; empty, it stops the one and then starts the other.
+	Handover string
 	// NetNS is the network namespace the process runs in: a name under
 	// /run/netns, or a path. Empty means the supervisor's own. Needs root.
 	NetNS string
