@@ -1,0 +1,229 @@
+package gatewaydrill
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"fournines/drill"
+)
+
+// Plan says how faults are measured.
+type Plan struct {
+	// Load is what clients ask; URL is filled in.
+	Load drill.Load
+	// Warmup is how long everything must go well before the fault; it begins
+	// when the streams are open.
+	Warmup time.Duration
+	// Settle is how long the load goes on after the repair.
+	Settle time.Duration
+	// Slow is how much longer than before the fault a good answer may take.
+	Slow time.Duration
+	// MaxOutage is the goal for the longest outage of new requests.
+	MaxOutage time.Duration
+}
+
+// DefaultPlan is the plan of the fault table.
+func DefaultPlan() Plan {
+	return Plan{
+		Load: drill.Load{
+			AppKey: "app-drill-0000000000000000", Rate: 200, Timeout: 30 * time.Second,
+			Streams: 500, Ramp: 2 * time.Second, ChatTokens: 2, StreamTokens: 12,
+		},
+		Warmup: 2 * time.Second, Settle: 3 * time.Second, Slow: time.Second, MaxOutage: time.Second,
+	}
+}
+
+// Outcome is what clients got in one repetition of a fault.
+type Outcome struct {
+	// Report has the form of every drill's report.
+	Report *drill.Report `json:"report"`
+	// WorstSecond is the least share of requests served well within a second.
+	WorstSecond float64 `json:"worstSecond"`
+	// OnVictim counts what failed and had been in flight on what broke, Other
+	// what failed without that reason.
+	OnVictim Failures `json:"onVictim"`
+	Other    Failures `json:"other"`
+}
+
+// Failures counts failed requests by what they were.
+type Failures struct {
+	Idempotent int `json:"idempotent"`
+	Post       int `json:"post"`
+	// Refused streams never began.
+	Refused int `json:"refusedStreams"`
+	// ErrorEvent streams ended with an error event, Cut ones without a word,
+	// Malformed ones against the protocol.
+	ErrorEvent int `json:"errorEventStreams"`
+	Cut        int `json:"cutStreams"`
+	Malformed  int `json:"malformedStreams"`
+}
+
+// Run breaks a fresh cluster once. An error means that nothing was measured.
+func Run(ctx context.Context, c *Cluster, f Fault, p Plan, repetition int) (*Outcome, error) {
+	if err := c.Start(ctx); err != nil {
+		return nil, err
+	}
+	var (
+		mu      sync.Mutex
+		samples []drill.Sample
+		running sync.WaitGroup
+	)
+	load := p.Load
+	load.URL = c.URL()
+	loadCtx, endLoad := context.WithCancel(ctx)
+	defer running.Wait()
+	defer endLoad()
+	running.Go(func() {
+		load.Run(loadCtx, func(s drill.Sample) {
+			mu.Lock()
+			defer mu.Unlock()
+			samples = append(samples, s)
+		})
+	})
+	r := &drill.Report{
+		Version: 1, Drill: f.Name, Target: victim, Repetition: repetition,
+		Load: drill.ReportLoad{RPS: load.Rate, Streams: load.Streams}, Checks: []drill.Check{}, Alerts: []drill.Alert{},
+	}
+	r.Window.Start = time.Now()
+	wait(ctx, load.Ramp+p.Warmup)
+	mu.Lock()
+	for _, s := range samples {
+		if s.Err != "" {
+			mu.Unlock()
+			return nil, fmt.Errorf("a %s request failed before the fault: %s %s", s.Class, s.Err, s.Code)
+		}
+	}
+	mu.Unlock()
+
+	var blows []time.Time
+	r.Window.Fault = time.Now()
+	err := f.strike(ctx, c, func() { blows = append(blows, time.Now()) })
+	if err == nil {
+		wait(ctx, f.hold)
+	}
+	if f.repair != nil {
+		err = errors.Join(err, f.repair(ctx, c))
+	}
+	r.Window.Restored = time.Now()
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", f.Name, err)
+	}
+	err = c.AwaitReady(ctx)
+	wait(ctx, p.Settle)
+	endLoad()
+	r.Window.End = time.Now()
+	running.Wait()
+	if err := context.Cause(ctx); err != nil {
+		return nil, err
+	}
+	r.SteadyStateRestored = err == nil
+
+	requests, longest, recovered := load.Measure(samples, p.Slow, r.Window.Fault, r.Window.End)
+	r.Requests, r.LongestOutageMs, r.RecoveryMs = requests, longest.Milliseconds(), recovered.Milliseconds()
+	o := &Outcome{Report: r, WorstSecond: load.WorstSecond(samples, p.Slow, r.Window.Fault, r.Window.End)}
+	for _, s := range samples {
+		if s.Err == "" {
+			continue
+		}
+		if f.hits.explains(s, blows) {
+			o.OnVictim.count(s)
+		} else {
+			o.Other.count(s)
+		}
+	}
+	o.judge(p, samples)
+	return o, nil
+}
+
+// explains tells whether a failed request had been in flight on what the blows hit.
+func (h hit) explains(s drill.Sample, blows []time.Time) bool {
+	if h.instance != "" && s.Instance == h.instance {
+		return true
+	}
+	there := false
+	for _, b := range blows {
+		there = there || !s.Due.After(b.Add(h.until+50*time.Millisecond)) && s.Done.After(b)
+	}
+	if !there {
+		return false
+	}
+	switch s.Code {
+	case "bad_gateway", "upstream_lost", "upstream_silent", "gateway_timeout":
+		return h.instances // the gateway says so
+	case "":
+		return h.gateways // nobody said anything
+	}
+	return false
+}
+
+func (f *Failures) count(s drill.Sample) {
+	switch {
+	case s.Class == drill.Idempotent:
+		f.Idempotent++
+	case s.Class == drill.Post:
+		f.Post++
+	case s.End == drill.StreamRefused:
+		f.Refused++
+	case s.End == drill.StreamErrorEvent:
+		f.ErrorEvent++
+	case s.End == drill.StreamMalformed:
+		f.Malformed++
+	default:
+		f.Cut++
+	}
+}
+
+// judge fills in checks and the verdict: the goals of the gateway.
+func (o *Outcome) judge(p Plan, samples []drill.Sample) {
+	r := o.Report
+	check := func(name string, ok bool, format string, args ...any) {
+		c := drill.Check{Name: name, OK: ok, Detail: fmt.Sprintf(format, args...)}
+		r.Checks = append(r.Checks, c)
+		if !ok {
+			r.Why = append(r.Why, c.Name+": "+c.Detail)
+		}
+	}
+	idempotent := r.Requests.ByClass[drill.Idempotent]
+	check("idempotent", idempotent.Failed == 0, "%d of %d failed, %d had to be repeated by the client", idempotent.Failed, idempotent.Total, idempotent.FailedFirst)
+	other := o.Other
+	check("posts", other.Post+other.Refused+other.ErrorEvent == 0,
+		"%d posts and %d streams failed that were not in flight on what broke", other.Post, other.Refused+other.ErrorEvent)
+	check("streams", other.Cut+other.Malformed+o.OnVictim.Malformed == 0, "%d cut for no reason, %d malformed", other.Cut, other.Malformed+o.OnVictim.Malformed)
+	longest := time.Duration(r.LongestOutageMs) * time.Millisecond
+	check("outage", longest < p.MaxOutage, "%v, goal under %v", longest, p.MaxOutage)
+	if r.Drill == "gateway-restart" {
+		all := r.Requests.Failed + r.Requests.FailedFirst
+		check("restart", all == 0, "%d requests failed, %d had to be repeated", r.Requests.Failed, r.Requests.FailedFirst)
+	}
+	check("recovered", r.SteadyStateRestored, "every process sees every other again")
+	r.Verdict = "pass"
+	if len(r.Why) > 0 {
+		r.Verdict = "fail"
+		r.Why = append(r.Why, examples(samples))
+	}
+}
+
+// examples describes some failed requests, for whoever looks for the cause.
+func examples(samples []drill.Sample) string {
+	counts := map[string]int{}
+	var order []string
+	for _, s := range samples {
+		if s.Err == "" {
+			continue
+		}
+		key := strings.Join(strings.Fields(fmt.Sprintf("%s: %s %s (gateway %s, instance %s)", s.Class, s.Err, s.Code, s.Gateway, s.Instance)), " ")
+		if counts[key] == 0 {
+			order = append(order, key)
+		}
+		counts[key]++
+	}
+	var out []string
+	for _, key := range order[:min(len(order), 12)] {
+		out = append(out, fmt.Sprintf("%d × %s", counts[key], key))
+	}
+	return "failures: " + strings.Join(out, "; ")
+}

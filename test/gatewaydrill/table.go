@@ -1,0 +1,237 @@
+package gatewaydrill
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"fournines/drill"
+)
+
+// Machine is where something was measured.
+type Machine struct {
+	CPUs      int     `json:"cpus"`
+	MemoryGiB float64 `json:"memoryGiB"`
+	Kernel    string  `json:"kernel"`
+}
+
+func thisMachine() Machine {
+	m := Machine{CPUs: runtime.NumCPU()}
+	var info syscall.Sysinfo_t
+	if syscall.Sysinfo(&info) == nil {
+		m.MemoryGiB = float64(uint64(info.Totalram)*uint64(info.Unit)>>20) / 1024
+		m.MemoryGiB = float64(int(m.MemoryGiB*10)) / 10
+	}
+	if text, err := os.ReadFile("/proc/sys/kernel/osrelease"); err == nil {
+		m.Kernel = strings.TrimSpace(string(text))
+	}
+	return m
+}
+
+// Spread is a measured value over repetitions.
+type Spread struct {
+	Median float64 `json:"median"`
+	Min    float64 `json:"min"`
+	Max    float64 `json:"max"`
+}
+
+func spreadOf(values []float64) Spread {
+	if len(values) == 0 {
+		return Spread{}
+	}
+	sorted := slices.Clone(values)
+	slices.Sort(sorted)
+	return Spread{Median: sorted[len(sorted)/2], Min: sorted[0], Max: sorted[len(sorted)-1]}
+}
+
+// Row is one line of a result in the common format of bench/results.
+type Row struct {
+	Metric string             `json:"metric"`
+	Better string             `json:"better"`
+	Ours   Spread             `json:"ours"`
+	Peers  map[string]Spread  `json:"peers"`
+	Ratio  map[string]float64 `json:"ratio,omitempty"`
+}
+
+// Suite is the head of every result.
+type Suite struct {
+	Suite   string            `json:"suite"`
+	Date    time.Time         `json:"date"`
+	Machine Machine           `json:"machine"`
+	Runs    int               `json:"runs"`
+	Rows    []Row             `json:"rows"`
+	Missing map[string]string `json:"missing,omitempty"`
+}
+
+// FaultResults is the fault table.
+type FaultResults struct {
+	Suite
+	Load   drill.ReportLoad `json:"load"`
+	Faults []FaultResult    `json:"faults"`
+}
+
+// FaultResult is one line of the table.
+type FaultResult struct {
+	Fault       string     `json:"fault"`
+	About       string     `json:"about"`
+	Repetitions []*Outcome `json:"repetitions"`
+}
+
+// Table repeats each fault on a fresh cluster. say is told what happens.
+func Table(ctx context.Context, o Options, faults []Fault, p Plan, repeat int, keep bool, say func(string)) (*FaultResults, error) {
+	c, err := New(o)
+	if err != nil {
+		return nil, err
+	}
+	if keep {
+		defer func() { _ = errors.Join(c.Stop(), c.net.Delete(context.WithoutCancel(ctx))) }()
+		say("configurations and logs: " + c.Dir())
+	} else {
+		defer func() { _ = c.Close() }()
+	}
+	r := &FaultResults{
+		Suite: Suite{Suite: "gateway-faults", Date: time.Now().UTC().Truncate(time.Second), Machine: thisMachine(), Runs: repeat, Missing: map[string]string{}},
+		Load:  drill.ReportLoad{RPS: p.Load.Rate, Streams: p.Load.Streams},
+	}
+	for _, f := range faults {
+		if ok, why := c.Namespaces(); f.Network && !ok {
+			say(f.Name + " skipped: " + why)
+			r.Missing[f.Name] = why
+			continue
+		}
+		line := FaultResult{Fault: f.Name, About: f.About}
+		for n := 1; n <= repeat; n++ {
+			out, err := Run(ctx, c, f, p, n)
+			if stopped := c.Stop(); err == nil {
+				err = stopped
+			}
+			if err != nil {
+				return nil, fmt.Errorf("%s, repetition %d: %w", f.Name, n, err)
+			}
+			line.Repetitions = append(line.Repetitions, out)
+			say(fmt.Sprintf("%s %d of %d: %s", f.Name, n, repeat, out.summary()))
+		}
+		r.Faults = append(r.Faults, line)
+		r.Rows = append(r.Rows, line.rows()...)
+	}
+	return r, nil
+}
+
+func (o *Outcome) summary() string {
+	r := o.Report
+	text := fmt.Sprintf("%s; outage %dms, worst second %.0f%%, on what broke %+v, other %+v", r.Verdict, r.LongestOutageMs, 100*o.WorstSecond, o.OnVictim, o.Other)
+	if len(r.Why) > 0 {
+		text += "\n          " + strings.Join(r.Why, "\n          ")
+	}
+	return text
+}
+
+// values maps a figure over the repetitions.
+func (l FaultResult) values(f func(*Outcome) float64) []float64 {
+	var out []float64
+	for _, o := range l.Repetitions {
+		out = append(out, f(o))
+	}
+	return out
+}
+
+func (l FaultResult) sum(f func(*Outcome) int) int {
+	n := 0
+	for _, o := range l.Repetitions {
+		n += f(o)
+	}
+	return n
+}
+
+func (l FaultResult) rows() []Row {
+	row := func(metric, better string, f func(*Outcome) float64) Row {
+		return Row{Metric: l.Fault + "." + metric, Better: better, Ours: spreadOf(l.values(f)), Peers: map[string]Spread{}}
+	}
+	return []Row{
+		row("longest_outage_ms", "lower", func(o *Outcome) float64 { return float64(o.Report.LongestOutageMs) }),
+		row("worst_second_share", "higher", func(o *Outcome) float64 { return o.WorstSecond }),
+		row("idempotent_failed", "lower", func(o *Outcome) float64 { return float64(o.Report.Requests.ByClass[drill.Idempotent].Failed) }),
+		row("idempotent_max_ms", "lower", func(o *Outcome) float64 { return o.Report.Requests.ByClass[drill.Idempotent].MaxMs }),
+		row("post_failed_other", "lower", func(o *Outcome) float64 { return float64(o.Other.Post + o.Other.Refused) }),
+	}
+}
+
+// Pass tells whether every goal was met in every repetition.
+func (r *FaultResults) Pass() bool {
+	for _, l := range r.Faults {
+		if l.passed() < len(l.Repetitions) {
+			return false
+		}
+	}
+	return true
+}
+
+func (l FaultResult) passed() int {
+	return l.sum(func(o *Outcome) int {
+		if o.Report.Verdict == "pass" {
+			return 1
+		}
+		return 0
+	})
+}
+
+// Markdown is the table of docs/gateway.md.
+func (r *FaultResults) Markdown() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%g requests/s and %d open streams, each fault %d times; figures are sums over the repetitions unless they say otherwise. %s, %d CPUs, Linux %s.\n\n",
+		r.Load.RPS, r.Load.Streams, r.Runs, r.Date.Format(time.DateOnly), r.Machine.CPUs, r.Machine.Kernel)
+	b.WriteString("| fault | requests | idempotent failed (repeated by the client) | blocking posts failed: on what broke / other | streams ended by an error event: on what broke / other | streams refused | streams cut: on what broke / other | longest outage of new requests, median / max | worst second, median / min | longest wait of an idempotent request | goals met |\n")
+	b.WriteString("|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n")
+	for _, l := range r.Faults {
+		outage := spreadOf(l.values(func(o *Outcome) float64 { return float64(o.Report.LongestOutageMs) }))
+		worst := spreadOf(l.values(func(o *Outcome) float64 { return 100 * o.WorstSecond }))
+		wait := spreadOf(l.values(func(o *Outcome) float64 { return o.Report.Requests.ByClass[drill.Idempotent].MaxMs }))
+		fmt.Fprintf(&b, "| %s | %d | %d (%d) | %d / %d | %d / %d | %d | %d / %d | %.0f / %.0f ms | %.0f / %.0f%% | %.0f ms | %d of %d |\n",
+			l.About, l.sum(func(o *Outcome) int { return o.Report.Requests.Total }),
+			l.sum(func(o *Outcome) int { return o.Report.Requests.ByClass[drill.Idempotent].Failed }),
+			l.sum(func(o *Outcome) int { return o.Report.Requests.ByClass[drill.Idempotent].FailedFirst }),
+			l.sum(func(o *Outcome) int { return o.OnVictim.Post }), l.sum(func(o *Outcome) int { return o.Other.Post }),
+			l.sum(func(o *Outcome) int { return o.OnVictim.ErrorEvent }), l.sum(func(o *Outcome) int { return o.Other.ErrorEvent }),
+			l.sum(func(o *Outcome) int { return o.OnVictim.Refused + o.Other.Refused }),
+			l.sum(func(o *Outcome) int { return o.OnVictim.Cut }), l.sum(func(o *Outcome) int { return o.Other.Cut + o.Other.Malformed }),
+			outage.Median, outage.Max, worst.Median, worst.Min, wait.Max, l.passed(), len(l.Repetitions))
+	}
+	for name, why := range r.Missing {
+		fmt.Fprintf(&b, "\nNot measured: %s (%s).\n", name, why)
+	}
+	return b.String()
+}
+
+func writeJSON(path string, v any) error {
+	text, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(path, append(text, '\n'), 0o644)
+}
+
+// replaceTable puts text between the marks of that name in a page.
+func replaceTable(path, name, text string) error {
+	page, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	begin, end := "<!-- "+name+": begin -->\n", "<!-- "+name+": end -->"
+	before, rest, ok := strings.Cut(string(page), begin)
+	_, after, closed := strings.Cut(rest, end)
+	if !ok || !closed {
+		return fmt.Errorf("%s has no marks %q and %q", path, begin, end)
+	}
+	return os.WriteFile(path, []byte(before+begin+text+end+after), 0o644)
+}
