@@ -2,15 +2,16 @@ package gateway
 
 import (
 	"context"
+	"errors"
 	"io"
 	"math/rand/v2"
 	"net/http"
-	"net/http/httptrace"
 	"slices"
 	"time"
 
 	"fournines/gateway/balance"
 	"fournines/gateway/dify"
+	"fournines/internal/http1"
 )
 
 // retryPause separates two attempts at the same instance.
@@ -19,6 +20,7 @@ const retryPause = 50 * time.Millisecond
 // upstream is an instance's answer and what must be given back after it.
 type upstream struct {
 	resp   *http.Response
+	ctx    context.Context // the attempt's: its cause says who ended it
 	ep     *balance.Endpoint
 	pool   *balance.Pool
 	cancel context.CancelCauseFunc
@@ -205,25 +207,16 @@ func (x *exchange) mayPay(reason string, count bool) bool {
 // when it fails.
 func (x *exchange) try(ep *balance.Endpoint) (*upstream, failure) {
 	ctx, cancel := context.WithCancelCause(x.ctx)
-	var conn *upstreamConn
-	var before int64
-	connected := false
-	trace := &httptrace.ClientTrace{GotConn: func(info httptrace.GotConnInfo) {
-		connected = true
-		if conn = counted(info.Conn); conn != nil {
-			before = conn.written.Load()
-		}
-	}}
-	req := (&http.Request{
-		Method: x.r.Method, URL: x.target(ep), Host: x.r.Host, Header: x.r.Header,
-		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
-	}).WithContext(httptrace.WithClientTrace(ctx, trace))
-	req.Body, req.ContentLength = x.body.open()
+	req := http1.Request{
+		Scheme: ep.Scheme, Address: ep.Address,
+		Method: x.r.Method, Target: x.target(), Host: x.r.Host, Header: x.r.Header,
+	}
+	x.body.open(&req)
 
 	v := x.watch(ep, cancel)
 	begin := time.Now()
-	resp, err := x.g.transport.RoundTrip(req) //nolint:bodyclose // upstream.close does, here or where the answer has been passed on
-	up := &upstream{resp: resp, ep: ep, pool: x.g.pool, cancel: cancel}
+	resp, err := x.g.transport.Do(ctx, &req) //nolint:bodyclose // upstream.close does, here or where the answer has been passed on
+	up := &upstream{resp: resp, ctx: ctx, ep: ep, pool: x.g.pool, cancel: cancel}
 	if err == nil {
 		ep.Observe(time.Since(begin))
 		err = up.prefetch(x)
@@ -242,14 +235,19 @@ func (x *exchange) try(ep *balance.Endpoint) (*upstream, failure) {
 	}
 	defer x.g.pool.Release(ep)
 	defer cancel(nil)
+	got := http1.Lost
+	var e *http1.Error
+	if errors.As(err, &e) {
+		got = e.Failed
+	}
 	switch {
 	case left:
 		return nil, failure{err: err, left: true, reason: "timeout"}
-	case v.expired && connected:
+	case v.expired && got != http1.NotConnected:
 		return nil, failure{err: err, silent: true, reason: "first_content"}
-	case !connected:
+	case got == http1.NotConnected:
 		return nil, failure{err: err, unsent: true, reason: "connect"}
-	case conn != nil && conn.untouched(before):
+	case got == http1.Unsent:
 		return nil, failure{err: err, unsent: true, reason: "unsent"}
 	}
 	return nil, failure{err: err, died: true, reason: "reset"}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"fournines/gateway/dify"
+	"fournines/internal/http1"
 )
 
 // body is a request's body. Up to the replay limit it is held and can be sent
@@ -117,17 +118,12 @@ func (b *body) complete() bool { return b.rest == nil }
 // resendable tells whether open may be called again.
 func (b *body) resendable() bool { return b.rest == nil || !b.rest.touched.Load() }
 
-// open returns the body for one attempt and its length.
-func (b *body) open() (io.ReadCloser, int64) {
-	switch {
-	case b.rest == nil && len(b.held) == 0:
-		return http.NoBody, 0
-	case b.rest == nil:
-		return io.NopCloser(bytes.NewReader(b.held)), b.length
-	case len(b.held) == 0:
-		return io.NopCloser(b.rest), b.length
+// open puts the body of one attempt into r.
+func (b *body) open(r *http1.Request) {
+	r.Body, r.Length = b.held, b.length
+	if b.rest != nil {
+		r.Rest = b.rest
 	}
-	return io.NopCloser(io.MultiReader(bytes.NewReader(b.held), b.rest)), b.length
 }
 
 // problem is what went wrong on the client's side while the body was sent on.

@@ -20,6 +20,7 @@ import (
 
 	"fournines/gateway/balance"
 	"fournines/gateway/conversation"
+	"fournines/internal/http1"
 )
 
 // Causes of the end of a request that neither side wanted.
@@ -46,7 +47,7 @@ type Gateway struct {
 	m         *metrics
 	pool      *balance.Pool
 	budget    balance.Budget
-	transport *http.Transport
+	transport *http1.Transport
 	redis     *redis.ClusterClient // nil without one; Run closes it
 	settings  atomic.Pointer[settings]
 	stops     stops
@@ -232,7 +233,7 @@ func (g *Gateway) Run(ctx context.Context, listeners ...net.Listener) error {
 	g.turns.Close()
 	stopPool()
 	wg.Wait()
-	g.transport.CloseIdleConnections()
+	g.transport.CloseIdle()
 	if g.redis != nil {
 		_ = g.redis.Close()
 	}

@@ -95,7 +95,4 @@ func outgoing(r *http.Request, id string) {
 		h["X-Forwarded-Host"] = []string{r.Host}
 	}
 	h["X-Request-Id"] = []string{id}
-	if _, ok := h["User-Agent"]; !ok {
-		h["User-Agent"] = []string{""} // none, instead of the transport's own
-	}
 }

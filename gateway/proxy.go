@@ -6,7 +6,6 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
-	"net/url"
 	"runtime/debug"
 	"strings"
 	"sync"
@@ -165,10 +164,23 @@ func isEventStream(h http.Header) bool {
 	return ce == "" || strings.EqualFold(ce, "identity") // a packed stream cannot be looked into
 }
 
-// target is the URL of this request at e.
-func (x *exchange) target(e *balance.Endpoint) *url.URL {
-	in := x.r.URL
-	return &url.URL{Scheme: e.Scheme, Host: e.Address, Path: in.Path, RawPath: in.RawPath, RawQuery: in.RawQuery, ForceQuery: in.ForceQuery}
+// target is the request target as the instance gets it: the client's own where
+// nobody can read it in two ways.
+func (x *exchange) target() string {
+	t := x.r.RequestURI
+	if len(t) > 0 && t[0] == '/' {
+		plain := true
+		for i := range len(t) {
+			if c := t[i]; c <= ' ' || c >= 0x7f || c == '#' || c == '"' || c == '<' || c == '>' || c == '\\' {
+				plain = false
+				break
+			}
+		}
+		if plain {
+			return t
+		}
+	}
+	return x.r.URL.RequestURI()
 }
 
 // commit sends the header of the answer.

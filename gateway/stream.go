@@ -6,7 +6,6 @@ import (
 	"errors"
 	"io"
 	"net/http"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -17,10 +16,6 @@ import (
 )
 
 const (
-	// streamBuffer is what a stream reads into; an event that is longer grows
-	// it up to maxEvent, beyond which the event passes in parts.
-	streamBuffer = 4 << 10
-	maxEvent     = 64 << 10
 	// deadlineStep is how often the write deadline of an HTTP/1 stream is
 	// moved on: not with every event, a timer operation costs as much as a
 	// small write.
@@ -28,9 +23,6 @@ const (
 )
 
 var heartbeat = []byte(": keepalive\n\n")
-
-// streamBuffers hold streamBuffer bytes each.
-var streamBuffers = sync.Pool{New: func() any { return new([streamBuffer]byte) }}
 
 // sink is the client's side of an event stream. The handler writes events,
 // a timer writes heartbeats.
@@ -325,64 +317,13 @@ func (p *pump) refuse(up *upstream, lost dify.Error) {
 		return
 	}
 	e := dify.Error{Status: up.resp.StatusCode, Code: lost.Code, Message: lost.Message}
-	if raw, err := io.ReadAll(io.LimitReader(up.resp.Body, streamBuffer)); err == nil && up.held == nil {
+	if raw, err := io.ReadAll(io.LimitReader(up.resp.Body, refusalBytes)); err == nil && up.held == nil {
 		var said dify.Error
 		if json.Unmarshal(raw, &said) == nil && said.Code != "" {
 			e.Code, e.Message = said.Code, said.Message
 		}
 	}
 	p.fail(e)
-}
-
-// run passes one attempt's stream until it ends.
-func (p *pump) run(up *upstream) streamEnd {
-	pooled := streamBuffers.Get().(*[streamBuffer]byte)
-	defer streamBuffers.Put(pooled)
-	buf := pooled[:]
-	var scan sse.Scanner
-	fill := 0  // buf[:fill] is here and has not been passed on
-	begin := 0 // of the event being read, within buf; what lies before is passed
-	for {
-		n, err := up.resp.Body.Read(buf[fill:])
-		if n > 0 {
-			p.lastRead.Store(max(1, int64(time.Since(p.x.start))))
-			pos := fill
-			fill += n
-			begin = 0
-			for pos < fill {
-				k, ev, ok := scan.Next(buf[pos:fill])
-				pos += k
-				if ok {
-					p.event(ev, buf[begin:pos])
-					begin = pos
-				}
-			}
-			pass, boundary := begin, true
-			if begin == 0 && fill == len(buf) {
-				if len(buf) < maxEvent {
-					buf = slices.Concat(buf, make([]byte, len(buf)))
-				} else {
-					pass, boundary = fill, false // too long to wait for its end
-					p.content.Store(true)
-				}
-			}
-			if pass > 0 {
-				if p.write(buf[:pass], boundary) != nil {
-					return streamGone
-				}
-				fill = copy(buf, buf[pass:fill])
-			}
-		}
-		if err == nil {
-			continue
-		}
-		end := p.ended(up, err)
-		if end == streamDone && fill > 0 {
-			// A last event without its empty line, passed as it came.
-			_ = p.write(buf[:fill], scan.AtBoundary())
-		}
-		return end
-	}
 }
 
 // event takes note of one event that is about to be passed on.
@@ -415,7 +356,7 @@ func (p *pump) ended(up *upstream, err error) streamEnd {
 		return streamDone // the client has it all, whatever became of the instance
 	}
 	if !errors.Is(err, io.EOF) {
-		cause := context.Cause(up.resp.Request.Context())
+		cause := context.Cause(up.ctx)
 		p.late = errors.Is(cause, errNoContent)
 		p.silent = p.late || errors.Is(cause, errSilent)
 		return streamDead

@@ -1,4 +1,4 @@
-package gateway
+package http1
 
 import (
 	"io"
@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-func pair(t *testing.T) (*upstreamConn, *net.TCPConn) {
+func pair(t *testing.T) (*countingConn, *net.TCPConn) {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -23,10 +23,9 @@ func pair(t *testing.T) (*upstreamConn, *net.TCPConn) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &upstreamConn{Conn: conn}
-	c.acked.Store(-1)
+	c := newCountingConn(conn)
 	t.Cleanup(func() { _ = conn.Close(); _ = peer.Close() })
-	_ = conn.SetDeadline(time.Now().Add(patience))
+	_ = conn.SetDeadline(time.Now().Add(30 * time.Second))
 	return c, peer.(*net.TCPConn)
 }
 
@@ -34,7 +33,7 @@ func TestUntouched(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("needs the kernel's count of acknowledged bytes")
 	}
-	exchange := func(t *testing.T, c *upstreamConn, peer *net.TCPConn) int64 {
+	exchange := func(t *testing.T, c *countingConn, peer *net.TCPConn) int64 {
 		t.Helper()
 		if _, err := c.Write([]byte("first request")); err != nil {
 			t.Fatal(err)
@@ -50,7 +49,7 @@ func TestUntouched(t *testing.T) {
 		}
 		return c.written.Load()
 	}
-	fail := func(t *testing.T, c *upstreamConn) {
+	fail := func(t *testing.T, c *countingConn) {
 		t.Helper()
 		if _, err := io.ReadAll(c); err != nil {
 			t.Log("read:", err)

@@ -1,0 +1,291 @@
+package http1
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"sync"
+	"sync/atomic"
+)
+
+// Body is an answer's body. Read, Each and Close must not be called at the same
+// time by several goroutines; the end of the request's context interrupts them.
+type Body struct {
+	t      *Transport
+	c      *conn
+	ctx    context.Context // the request's: its end is the exchange's
+	stop   func() bool     // stops watching ctx
+	sender *sender         // nil when the request went out in one piece
+	d      decoder
+	reuse  bool // the connection may serve another request
+	broken bool // the request could not be written as a whole
+
+	pooled  *[]byte // what pending lies in
+	pending []byte  // read with the header
+	err     error   // what Read goes on to return
+	over    bool    // the connection is no longer ours
+
+	aborted atomic.Bool
+}
+
+// abort breaks off whatever is going on.
+func (b *Body) abort() {
+	b.aborted.Store(true)
+	_ = b.c.SetDeadline(past)
+}
+
+// release gives back the buffer that came with the header.
+func (b *Body) release() {
+	if b.pooled != nil {
+		heads.Put(b.pooled)
+		b.pooled, b.pending = nil, nil
+	}
+}
+
+// finish gives the connection back after the body's end.
+func (b *Body) finish() {
+	if b.over {
+		return
+	}
+	b.over = true
+	quiet := b.stop() && !b.aborted.Load()
+	extra := len(b.pending) > 0 // said more than it should
+	b.release()
+	sent := !b.broken && (b.sender == nil || b.sender.whole.Load())
+	if quiet && b.reuse && !extra && sent {
+		b.t.idle.put(b.c)
+		return
+	}
+	_ = b.c.Close()
+}
+
+// Close ends the exchange: what has not come yet is broken off.
+func (b *Body) Close() error {
+	if b.over {
+		return nil
+	}
+	b.over = true
+	b.stop()
+	b.release()
+	_ = b.c.counting.Close()
+	if b.err == nil {
+		b.err = errClosed
+	}
+	return nil
+}
+
+var errClosed = errors.New("the body is closed")
+
+// Read implements io.Reader. A body that breaks off ends with
+// io.ErrUnexpectedEOF or the connection's error, never with io.EOF.
+func (b *Body) Read(p []byte) (int, error) {
+	if b.err != nil {
+		return 0, b.err
+	}
+	if len(p) == 0 {
+		return 0, nil
+	}
+	for {
+		if b.d.done {
+			b.finish()
+			b.err = io.EOF
+			return 0, io.EOF
+		}
+		if len(b.pending) > 0 {
+			payload, n, err := b.d.next(b.pending[:min(len(b.pending), len(p))])
+			k := copy(p, payload)
+			if b.pending = b.pending[n:]; len(b.pending) == 0 {
+				b.release()
+			}
+			if err != nil {
+				return k, b.fail(err)
+			}
+			if k > 0 {
+				if b.d.done {
+					b.finish() // the next call says io.EOF
+				}
+				return k, nil
+			}
+			continue
+		}
+		n, err := b.c.Read(b.fit(p))
+		k, derr := b.inPlace(p[:n])
+		switch {
+		case derr != nil:
+			return k, b.fail(derr)
+		case b.d.done:
+			b.finish()
+			return k, nil
+		case k > 0:
+			return k, nil // an error comes again
+		case err != nil:
+			return 0, b.fail(err)
+		}
+	}
+}
+
+// fit shortens p so that nothing behind a body of known length is read.
+func (b *Body) fit(p []byte) []byte {
+	if b.d.framing == framedLength && int64(len(p)) > b.d.left {
+		return p[:b.d.left]
+	}
+	return p
+}
+
+// inPlace takes the framing out of p and returns the payload's length. Bytes
+// behind the body's end make the connection useless.
+func (b *Body) inPlace(p []byte) (int, error) {
+	w := 0
+	for len(p) > w {
+		payload, n, err := b.d.next(p[w:])
+		copy(p[w:], payload)
+		copy(p[w+len(payload):], p[w+n:])
+		p = p[:len(p)-n+len(payload)]
+		w += len(payload)
+		if err != nil {
+			return w, err
+		}
+		if b.d.done {
+			if len(p) > w {
+				b.reuse = false
+			}
+			break
+		}
+	}
+	return w, nil
+}
+
+// fail turns the error that ended reading into the body's.
+func (b *Body) fail(err error) error {
+	switch {
+	case errors.Is(err, io.EOF) && b.d.framing == framedClose:
+		b.d.done, b.reuse = true, false
+		b.finish()
+		b.err = io.EOF
+		return b.err
+	case errors.Is(err, io.EOF):
+		err = io.ErrUnexpectedEOF
+	case errors.Is(err, os.ErrDeadlineExceeded) && b.ctx.Err() != nil:
+		err = context.Cause(b.ctx)
+	}
+	b.err = err
+	return err
+}
+
+// pieceBytes is how much Each reads at once.
+const pieceBytes = 8 << 10
+
+var pieces = sync.Pool{New: func() any { return new([pieceBytes]byte) }}
+
+// Each calls f with every piece of the body as it comes, until its end, and
+// then returns nil; or the error of f or of the connection, as Read would give
+// it. A piece is valid during the call. While nothing comes, no buffer is held.
+func (b *Body) Each(f func(p []byte) error) error {
+	if b.err != nil {
+		if errors.Is(b.err, io.EOF) {
+			return nil
+		}
+		return b.err
+	}
+	if len(b.pending) > 0 {
+		held := b.pending
+		n, err := b.feed(held, f)
+		b.pending = held[n:]
+		if len(b.pending) == 0 {
+			b.release()
+		}
+		if err != nil {
+			return err
+		}
+	}
+	for !b.d.done {
+		if err := b.each(f); err != nil {
+			if errors.Is(err, io.EOF) {
+				return nil
+			}
+			return err
+		}
+	}
+	b.finish()
+	b.err = io.EOF
+	return nil
+}
+
+// each waits for the next bytes and passes them.
+func (b *Body) each(f func(p []byte) error) error {
+	buf, n, err := b.c.readPooled()
+	if n > 0 {
+		k, ferr := b.feed(buf[:n], f)
+		pieces.Put(buf)
+		if ferr != nil {
+			return ferr
+		}
+		if k < n {
+			b.reuse = false // said more than it should
+		}
+		return nil
+	}
+	if err != nil {
+		return b.fail(err)
+	}
+	return nil
+}
+
+// feed passes the payload of p to f and returns how much of p was taken.
+func (b *Body) feed(p []byte, f func(p []byte) error) (int, error) {
+	taken := 0
+	for taken < len(p) && !b.d.done {
+		payload, n, err := b.d.next(p[taken:])
+		taken += n
+		if err != nil {
+			return taken, b.fail(err)
+		}
+		if len(payload) > 0 {
+			if err := f(payload); err != nil {
+				return taken, err
+			}
+		}
+	}
+	return taken, nil
+}
+
+// readPooled waits until there is something to read and reads it into a buffer
+// from pieces, which the caller gives back when n > 0.
+func (c *conn) readPooled() (buf *[pieceBytes]byte, n int, err error) {
+	if c.Conn != c.counting || c.counting.raw == nil {
+		buf = pieces.Get().(*[pieceBytes]byte) // TLS holds buffers of its own anyway
+		n, err = c.Read(buf[:])
+	} else {
+		buf, n, err = c.counting.readPooled()
+	}
+	if n == 0 && buf != nil {
+		pieces.Put(buf)
+		buf = nil
+	}
+	return buf, n, err
+}
+
+// upgraded is the connection after a change of protocol.
+type upgraded struct{ *Body }
+
+// Read implements io.Reader.
+func (u *upgraded) Read(p []byte) (int, error) {
+	if len(u.pending) > 0 {
+		n := copy(p, u.pending)
+		if u.pending = u.pending[n:]; len(u.pending) == 0 {
+			u.release()
+		}
+		return n, nil
+	}
+	return u.c.Read(p)
+}
+
+// Write implements io.Writer.
+func (u *upgraded) Write(p []byte) (int, error) { return u.c.Write(p) }
+
+// Close ends the connection; it may be called at any time and by anybody.
+func (u *upgraded) Close() error {
+	u.stop()
+	return u.c.counting.Close()
+}
