@@ -6,10 +6,10 @@ TOOLS := $(CURDIR)/.tools
 VERSION := $(shell git describe --always --dirty 2>/dev/null || echo dev)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test setup-lint build up down status test lint check vulncheck licences generate fuzz bench-gateway bench-pgproxy bench-redis soak clean
+.PHONY: help setup setup-test setup-lint build up down status test lint check vulncheck licences generate fuzz setup-bench bench-gateway bench-gateway-micro bench-pgproxy bench-redis soak clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-19s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## install the servers that a stack needs (quick when nothing is missing)
 	@scripts/setup.sh
@@ -19,6 +19,9 @@ setup-test: ## setup, and the clients that the tests use
 
 setup-lint: ## install the linter into .tools/bin
 	@scripts/setup.sh --lint
+
+setup-bench: ## setup, and the proxies that bench-gateway compares with
+	@scripts/setup.sh --bench
 
 build: ## build bin/fournines
 	@# -buildvcs asks git, which refuses a clone that belongs to somebody else.
@@ -56,7 +59,15 @@ generate: ## write the generated pages again
 fuzz: ## run each fuzz target for a minute
 	@scripts/fuzz.sh 60s
 
-bench-gateway: ## proxied requests and SSE events, ours only
+# Side by side with nginx, HAProxy, Envoy, Caddy and Traefik, as far as they are
+# installed (make setup-bench). One row against nginx alone, while working on it:
+#   make bench-gateway ARGS="-rows sse_cpu_us_per_event -peers nginx -runs 3 -o /tmp/events.json"
+# and with another program of ours, "-ours PATH"; see bench/README.md.
+bench-gateway: build ## the gateway side by side with other proxies (15 min; ARGS=-quick: 1 min)
+	go build -buildvcs=false -o bin/bench-gateway ./bench/gateway
+	bin/bench-gateway $(ARGS)
+
+bench-gateway-micro: ## Go benchmarks of the gateway
 	go test -run '^$$' -bench . -benchmem ./gateway/...
 
 bench-pgproxy: ## statements through pgproxy and direct

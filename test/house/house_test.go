@@ -47,11 +47,11 @@ func packages(t *testing.T) []goPackage {
 // subpackages.
 var layers = [][]string{
 	{"spec", "topology", "internal/strictyaml"},
-	{"internal/", "component/internal/"},
+	{"internal/", "component/internal/", "bench/result"},
 	{"gateway", "pgproxy", "redisproxy", "loadbalancer", "difysim", "component/", "observe", "backup", "audit"},
 	{"local", "drill", "console"},
 	{"internal/cli"},
-	{"cmd/"},
+	{"cmd/", "bench/"},
 }
 
 func layerOf(rel string) (layer int, member string) {
