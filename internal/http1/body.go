@@ -136,18 +136,16 @@ func (b *Body) fit(p []byte) []byte {
 // inPlace takes the framing out of p and returns the payload's length. Bytes
 // behind the body's end make the connection useless.
 func (b *Body) inPlace(p []byte) (int, error) {
-	w := 0
-	for len(p) > w {
-		payload, n, err := b.d.next(p[w:])
-		copy(p[w:], payload)
-		copy(p[w+len(payload):], p[w+n:])
-		p = p[:len(p)-n+len(payload)]
-		w += len(payload)
+	r, w := 0, 0
+	for r < len(p) {
+		payload, n, err := b.d.next(p[r:])
+		r += n
+		w += copy(p[w:], payload)
 		if err != nil {
 			return w, err
 		}
 		if b.d.done {
-			if len(p) > w {
+			if r < len(p) {
 				b.reuse = false
 			}
 			break
