@@ -56,6 +56,8 @@ func validateApps(apps []App, bad func(field, format string, args ...any)) {
 		switch first, ok := names[a.Name]; {
 		case !appName.MatchString(a.Name):
 			bad(field+".name", "%q is not 1 to 64 letters, digits, '.', '_' or '-'", a.Name)
+		case a.Name == appOther || a.Name == appNone:
+			bad(field+".name", "%q is what metrics call apps without a name", a.Name)
 		case keyIDHex.MatchString(a.Name):
 			bad(field+".name", "%q could be taken for the id of a key", a.Name)
 		case ok:

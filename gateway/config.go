@@ -46,12 +46,9 @@ type Config struct {
 	Redis Redis `yaml:"redis"`
 	// AccessLog writes one log line per request. Default false.
 	AccessLog bool `yaml:"accessLog"`
-}
-
-// TLS names the certificate and key files (PEM).
-type TLS struct {
-	CertFile string `yaml:"certFile"`
-	KeyFile  string `yaml:"keyFile"`
+	// AccessLogShare (0..1) is the share of the requests without an error that
+	// are logged; those with one always are. Default 1.
+	AccessLogShare float64 `yaml:"accessLogShare"`
 }
 
 // Upstream is one Dify API instance.
@@ -176,8 +173,9 @@ func DefaultConfig() Config {
 	return Config{
 		Listen:      ":8080",
 		AdminListen: "127.0.0.1:9101",
-		Health:      Health{Path: "/health", Interval: time.Second, Timeout: time.Second, Rise: 2, Fall: 2},
-		Balance:     Balance{LocalThreshold: 0.7, SlowStart: 10 * time.Second},
+		TLS:         TLS{Poll: 5 * time.Second}, AccessLogShare: 1,
+		Health:  Health{Path: "/health", Interval: time.Second, Timeout: time.Second, Rise: 2, Fall: 2},
+		Balance: Balance{LocalThreshold: 0.7, SlowStart: 10 * time.Second},
 		Ejection: Ejection{
 			ConsecutiveErrors: 3, Consecutive5xx: 5,
 			ErrorShare: 0.4, OthersErrorShare: 0.1, ErrorWindow: 10 * time.Second, MinRequests: 20,
@@ -221,6 +219,12 @@ func (c *Config) Validate() error {
 	}
 	if (c.TLS.CertFile == "") != (c.TLS.KeyFile == "") {
 		bad("tls", "certFile and keyFile are needed together")
+	}
+	if c.TLS.Poll != 0 && c.TLS.Poll < 10*time.Millisecond {
+		bad("tls.poll", "%v is less than 10ms", c.TLS.Poll)
+	}
+	if !(c.AccessLogShare >= 0 && c.AccessLogShare <= 1) {
+		bad("accessLogShare", "%v is not between 0 and 1", c.AccessLogShare)
 	}
 	if len(c.Upstreams) == 0 {
 		bad("upstreams", "at least one Dify instance is needed")

@@ -38,7 +38,7 @@ type settings struct {
 	Config
 	zoneHeader []string
 	apps       appTable
-	tls        *tls.Certificate
+	keyPair    keyPair // zero without TLS
 }
 
 // Gateway proxies to Dify instances.
@@ -50,8 +50,11 @@ type Gateway struct {
 	transport *http1.Transport
 	redis     *redis.ClusterClient // nil without one; Run closes it
 	settings  atomic.Pointer[settings]
-	stops     stops
-	turns     *conversation.Turns
+
+	usage        *usage
+	certificates *certificates
+	stops        stops
+	turns        *conversation.Turns
 
 	turnMetrics *turnMetrics
 
@@ -82,6 +85,16 @@ func New(cfg Config, log *slog.Logger, reg prometheus.Registerer) (*Gateway, err
 	if err := g.newTurns(reg); err != nil {
 		return nil, fmt.Errorf("register metrics: %w", err)
 	}
+	if g.usage, err = newUsage(reg); err != nil {
+		return nil, fmt.Errorf("register metrics: %w", err)
+	}
+	g.m.endpointGone = g.usage.removed
+	if g.certificates, err = newCertificates(reg); err != nil {
+		return nil, fmt.Errorf("register metrics: %w", err)
+	}
+	if set.keyPair.cert != nil {
+		g.certificates.set(set.keyPair)
+	}
 	poolCfg, targets := cfg.pool()
 	g.pool = balance.New(poolCfg, targets, log, g.m)
 	g.settings.Store(set)
@@ -94,11 +107,11 @@ func newSettings(cfg Config) (*settings, error) {
 	}
 	set := &settings{Config: cfg, zoneHeader: []string{cfg.Zone}, apps: newAppTable(cfg.Apps)}
 	if cfg.TLS.CertFile != "" {
-		cert, err := tls.LoadX509KeyPair(cfg.TLS.CertFile, cfg.TLS.KeyFile)
+		pair, err := loadKeyPair(cfg.TLS)
 		if err != nil {
-			return nil, fmt.Errorf("tls: %w", err)
+			return nil, err
 		}
-		set.tls = &cert
+		set.keyPair = pair
 	}
 	return set, nil
 }
@@ -142,7 +155,11 @@ func (g *Gateway) applyReload(cfg Config) error {
 	if err := errors.Join(fixed...); err != nil {
 		return err
 	}
+	if set.keyPair.cert != nil && g.certificates.set(set.keyPair) {
+		g.certificates.reloads.WithLabelValues("applied").Inc()
+	}
 	g.settings.Store(set)
+	g.usage.keep(set.apps)
 	poolCfg, targets := cfg.pool()
 	g.pool.Update(poolCfg, targets)
 	return nil
@@ -188,21 +205,22 @@ func (g *Gateway) Run(ctx context.Context, listeners ...net.Listener) error {
 	}
 	srv.Protocols.SetHTTP1(true)
 	srv.Protocols.SetUnencryptedHTTP2(true)
-	if set.tls != nil {
+	if set.keyPair.cert != nil {
 		srv.Protocols.SetHTTP2(true)
-		srv.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-			return g.settings.Load().tls, nil
-		}}
+		srv.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: g.certificates.get}
 	}
 
 	poolCtx, stopPool := context.WithCancel(base)
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = g.pool.Run(poolCtx) })
+	if set.keyPair.cert != nil {
+		wg.Go(func() { g.watchCertificate(poolCtx) })
+	}
 	failed := make(chan error, len(listeners))
 	for _, ln := range listeners {
 		wg.Go(func() {
 			var err error
-			if set.tls != nil {
+			if set.keyPair.cert != nil {
 				err = srv.ServeTLS(ln, "", "")
 			} else {
 				err = srv.Serve(ln)

@@ -27,6 +27,7 @@ type metrics struct {
 	stops        *prometheus.CounterVec
 	draining     prometheus.Gauge
 	reloads      *prometheus.CounterVec
+	endpointGone func(*balance.Endpoint) // forgets what others measure of an instance
 }
 
 func newMetrics(reg prometheus.Registerer, waiting func() float64) (*metrics, error) {
@@ -102,6 +103,7 @@ func (m *metrics) Ejected(e *balance.Endpoint, reason string) {
 
 // Removed implements balance.Observer.
 func (m *metrics) Removed(e *balance.Endpoint) {
+	m.endpointGone(e)
 	m.healthy.DeleteLabelValues(e.Name, e.Zone)
 	m.ejections.DeletePartialMatch(prometheus.Labels{"endpoint": e.Name})
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"log/slog"
 	"net/http"
 	"runtime/debug"
 	"strings"
@@ -56,8 +55,9 @@ type exchange struct {
 	status   int
 	zone     string // of the instance that answered
 	endpoint string
-	sent     int64 // bytes of the answer's body
-	ttfc     bool  // the first content has been counted
+	sent     int64         // bytes of the answer's body
+	ttfc     bool          // the first content has been counted
+	first    time.Duration // from start to the first content; 0 before
 }
 
 // ServeHTTP implements http.Handler.
@@ -275,7 +275,8 @@ func (x *exchange) content() {
 		return
 	}
 	x.ttfc = true
-	x.g.m.firstContent.WithLabelValues(x.class.String()).Observe(time.Since(x.start).Seconds())
+	x.first = max(1, time.Since(x.start))
+	x.g.m.firstContent.WithLabelValues(x.class.String()).Observe(x.first.Seconds())
 }
 
 // failErr answers with what err means.
@@ -307,22 +308,4 @@ func (x *exchange) fail(e dify.Error) {
 	x.limitWrite()
 	e.Write(x.w)
 	x.unlimitWrite()
-}
-
-// account counts and logs the finished request.
-func (x *exchange) account() {
-	took := time.Since(x.start)
-	if x.status == 0 {
-		x.status = http.StatusInternalServerError
-	}
-	x.g.m.done(x.class, x.status, x.zone, took.Seconds())
-	if !x.set.AccessLog {
-		return
-	}
-	x.g.log.LogAttrs(context.WithoutCancel(x.r.Context()), slog.LevelInfo, "request",
-		slog.String("id", x.id), slog.String("method", x.r.Method), slog.String("path", x.r.URL.Path),
-		slog.String("class", x.class.String()), slog.Int("status", x.status), slog.Int64("bytes", x.sent),
-		slog.Float64("ms", float64(took.Microseconds())/1000), slog.String("app", x.app.id),
-		slog.String("endpoint", x.endpoint), slog.String("zone", x.zone), slog.Int("attempts", x.attempts),
-		slog.String("client", x.r.RemoteAddr))
 }

@@ -182,6 +182,8 @@ func (x *exchange) serveStream(up *upstream) {
 	streamHeader(up.resp.Header)
 	x.g.m.streams.Inc()
 	defer x.g.m.streams.Dec()
+	x.g.usage.opened(x)
+	defer x.g.usage.closed(x)
 	p := &pump{}
 	now := time.Now()
 	p.x, p.boundary, p.last = x, true, now

@@ -8,6 +8,8 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
+	"fmt"
 	"math/big"
 	"net"
 	"net/http"
@@ -15,6 +17,8 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	"fournines/internal/eventually"
 )
 
 // certificate writes a self-signed one for 127.0.0.1.
@@ -82,5 +86,54 @@ func TestTLSServesHTTP2AndReloadsTheCertificate(t *testing.T) {
 	}
 	if got := name(); got != "second" {
 		t.Fatalf("certificate %q after a refused reload", got)
+	}
+}
+
+func TestCertificateIsReplacedWhenItsFilesChange(t *testing.T) {
+	dir := t.TempDir()
+	cfg := testConfig(newInstance(t, "zone-a", say("a")))
+	cfg.TLS = certificate(t, dir, "first")
+	cfg.TLS.Poll = 10 * time.Millisecond
+	g := start(t, cfg)
+	serves := func(want string) {
+		t.Helper()
+		eventually.Nil(t, patience, func() error {
+			conn, err := tls.Dial("tcp", g.addr, &tls.Config{InsecureSkipVerify: true})
+			if err != nil {
+				return err
+			}
+			defer conn.Close()
+			if got := conn.ConnectionState().PeerCertificates[0].Subject.CommonName; got != want {
+				return fmt.Errorf("certificate %q, want %q", got, want)
+			}
+			return nil
+		})
+	}
+	serves("first")
+	if got, least := g.metric(t, g.certificates.expiry.WithLabelValues()), float64(time.Now().Unix()); got < least {
+		t.Errorf("expires at %v", got)
+	}
+	certificate(t, dir, "second")
+	serves("second")
+	if err := os.WriteFile(cfg.TLS.CertFile, []byte("broken"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	eventually.Nil(t, patience, func() error {
+		if g.metric(t, g.certificates.reloads.WithLabelValues("refused")) == 0 {
+			return errors.New("not refused yet")
+		}
+		return nil
+	})
+	serves("second")
+	certificate(t, dir, "third")
+	serves("third")
+	for version, wanted := range map[uint16]bool{tls.VersionTLS11: false, tls.VersionTLS12: true, tls.VersionTLS13: true} {
+		conn, err := tls.Dial("tcp", g.addr, &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS10, MaxVersion: version})
+		if err == nil {
+			_ = conn.Close()
+		}
+		if (err == nil) != wanted {
+			t.Errorf("TLS %x: %v", version, err)
+		}
 	}
 }

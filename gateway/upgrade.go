@@ -29,6 +29,8 @@ func (x *exchange) serveUpgrade(up *upstream) {
 	defer client.Close()
 	x.g.m.streams.Inc()
 	defer x.g.m.streams.Dec()
+	x.g.usage.opened(x)
+	defer x.g.usage.closed(x)
 	x.status = http.StatusSwitchingProtocols
 	stop := context.AfterFunc(x.r.Context(), func() {
 		_ = client.Close()
