@@ -83,6 +83,9 @@ func (x *exchange) send() (*upstream, error) {
 		}
 		x.attempts++
 		up, f := x.try(ep)
+		if !f.unsent {
+			x.trace.Reach()
+		}
 		if up != nil {
 			status := up.resp.StatusCode
 			switch {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"fournines/gateway/balance"
+	"fournines/gateway/jobs"
 	"fournines/topology"
 )
 
@@ -44,6 +45,8 @@ type Config struct {
 	Drain         Drain         `yaml:"drain"`
 	// Redis is what the gateways share. Default none.
 	Redis Redis `yaml:"redis"`
+	// Jobs is the async lane. Default off.
+	Jobs jobs.Config `yaml:"jobs"`
 	// AccessLog writes one log line per request. Default false.
 	AccessLog bool `yaml:"accessLog"`
 	// AccessLogShare (0..1) is the share of the requests without an error that
@@ -190,6 +193,7 @@ func DefaultConfig() Config {
 			IdleTimeout: 75 * time.Second, RequestTimeout: 30 * time.Minute,
 		},
 		Drain: Drain{Announce: 2 * time.Second, Timeout: time.Minute},
+		Jobs:  jobs.DefaultConfig(),
 	}
 }
 
@@ -254,6 +258,7 @@ func (c *Config) Validate() error {
 	}
 	validateApps(c.Apps, bad)
 	c.Redis.validate(bad)
+	c.validateLane(bad)
 	if !strings.HasPrefix(c.Health.Path, "/") {
 		bad("health.path", "%q does not begin with /", c.Health.Path)
 	}

@@ -20,6 +20,7 @@ import (
 
 	"fournines/gateway/balance"
 	"fournines/gateway/conversation"
+	"fournines/gateway/jobs"
 	"fournines/internal/http1"
 )
 
@@ -49,6 +50,7 @@ type Gateway struct {
 	budget    balance.Budget
 	transport *http1.Transport
 	redis     *redis.ClusterClient // nil without one; Run closes it
+	jobs      *jobs.Lane           // nil without one
 	settings  atomic.Pointer[settings]
 
 	usage        *usage
@@ -94,6 +96,9 @@ func New(cfg Config, log *slog.Logger, reg prometheus.Registerer) (*Gateway, err
 	}
 	if set.keyPair.cert != nil {
 		g.certificates.set(set.keyPair)
+	}
+	if err := g.newLane(&cfg, reg); err != nil {
+		return nil, err
 	}
 	poolCfg, targets := cfg.pool()
 	g.pool = balance.New(poolCfg, targets, log, g.m)
@@ -152,8 +157,16 @@ func (g *Gateway) applyReload(cfg Config) error {
 	keep("limits.idleTimeout", cfg.Limits.IdleTimeout == old.Limits.IdleTimeout)
 	keep("redis", cfg.Redis.equal(&old.Redis))
 	keep("retry.connectTimeout", cfg.Retry.ConnectTimeout == old.Retry.ConnectTimeout)
+	keep("jobs.keyFile", cfg.Jobs.On() == old.Jobs.On())
 	if err := errors.Join(fixed...); err != nil {
 		return err
+	}
+	if g.jobs != nil {
+		apply, err := g.jobs.Reload(cfg.Jobs)
+		if err != nil {
+			return err
+		}
+		apply()
 	}
 	if set.keyPair.cert != nil && g.certificates.set(set.keyPair) {
 		g.certificates.reloads.WithLabelValues("applied").Inc()
@@ -230,6 +243,7 @@ func (g *Gateway) Run(ctx context.Context, listeners ...net.Listener) error {
 			}
 		})
 	}
+	stopLane := g.runLane(base, &wg)
 	g.serving.Store(true)
 	var err error
 	handed := false
@@ -242,6 +256,7 @@ func (g *Gateway) Run(ctx context.Context, listeners ...net.Listener) error {
 	}
 	g.draining.Store(true)
 	g.m.draining.Set(1)
+	stopLane()
 	if handed {
 		g.leave(ctx, base, srv, end, listeners)
 	} else {

@@ -13,6 +13,7 @@ import (
 	"fournines/gateway/balance"
 	"fournines/gateway/conversation"
 	"fournines/gateway/dify"
+	"fournines/gateway/jobs"
 )
 
 const (
@@ -58,6 +59,8 @@ type exchange struct {
 	sent     int64         // bytes of the answer's body
 	ttfc     bool          // the first content has been counted
 	first    time.Duration // from start to the first content; 0 before
+
+	trace *jobs.Trace // of a job's request; nil: it is none
 }
 
 // ServeHTTP implements http.Handler.
@@ -114,6 +117,9 @@ func (x *exchange) serve() {
 		return
 	}
 	x.identify()
+	if x.serveLane() {
+		return
+	}
 	x.unblock()
 	if err := x.takeTurn(); err != nil {
 		x.failErr(err)
