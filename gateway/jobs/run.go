@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -100,7 +99,7 @@ func (r *run) do(stored *storedRequest) outcome {
 	}
 	req.Header.Set("Content-Length", strconv.Itoa(len(body)))
 
-	r.answer = dify.NewAnswer(dify.Classify(stored.Method, stored.Path), strings.Contains(stored.Path, "completion-messages"), maxAnswer)
+	r.answer = dify.NewAnswer(dify.Classify(stored.Method, stored.Path), dify.Completion(stored.Path), maxAnswer)
 	var beat sync.WaitGroup
 	beatCtx, stopBeat := context.WithCancel(context.WithoutCancel(r.ctx))
 	wake := context.AfterFunc(r.ctx, func() { r.mu.Lock(); r.space.Broadcast(); r.mu.Unlock() })
