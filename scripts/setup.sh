@@ -47,7 +47,7 @@ PACKAGES=(
   prometheus-redis-exporter prometheus-postgres-exporter
   iproute2 curl jq ca-certificates python3-venv python3-pip gcc libc6-dev make
 )
-# Clients of the tests. Chromium is by far the largest: 125 MB to fetch, 450 MB on
+# Clients of the tests. Chromium is by far the largest: 125 MB to fetch, 400 MB on
 # disk, half a minute.
 readonly TEST_PACKAGES=(hey wrk chromium)
 

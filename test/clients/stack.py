@@ -1,6 +1,6 @@
 """What every client script needs: where the stack is and how to log in.
 
-The scripts are run by the tests of test/stack, which put the path of the
+The scripts are run by the tests of test/stack and test/gateway, which put the path of the
 stack's credentials file into FOURNINES_CREDENTIALS. They use clients that
 nobody here wrote, the way an application would use them.
 """
