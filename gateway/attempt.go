@@ -68,7 +68,8 @@ func (f failure) answer() error {
 //
 //   - an instance that provably got nothing (no connection, nothing written, or
 //     nothing acknowledged by its TCP) has done nothing: any request goes on;
-//   - an idempotent request goes on after any failure and after 502, 503, 504;
+//   - an idempotent request goes on after any failure, after 502, 503, 504, and
+//     once after 500;
 //   - a chat that asked for a stream and has shown its client no event but
 //     pings goes on once when its instance died (see mayRestart);
 //   - never without budget, never beyond the attempts, never when the body
@@ -94,7 +95,7 @@ func (x *exchange) send() (*upstream, error) {
 			case !up.late: // what counted as slow does not make up for it by ending well
 				x.g.pool.Report(ep, balance.Success)
 			}
-			if !x.class.Idempotent() || !retryableStatus(status) || !x.mayRetry("status") {
+			if !x.class.Idempotent() || !x.retryableStatus(ep, status) || !x.mayRetry("status") {
 				return up, nil
 			}
 			_, _ = io.CopyN(io.Discard, up.resp.Body, copyBytes) // so that the connection can be used again
@@ -129,8 +130,18 @@ func (x *exchange) send() (*upstream, error) {
 	}
 }
 
-func retryableStatus(code int) bool {
-	return code == http.StatusBadGateway || code == http.StatusServiceUnavailable || code == http.StatusGatewayTimeout
+// retryableStatus tells whether another instance may answer better than ep did.
+// A 500 is most often the app's own, wherever it runs, but one instance may be
+// ill alone: it is worth one question to another one.
+func (x *exchange) retryableStatus(ep *balance.Endpoint, code int) bool {
+	switch code {
+	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		return true
+	case http.StatusInternalServerError:
+		x.internalErrors++
+		return x.internalErrors == 1 && x.g.pool.Another(ep, x.tried)
+	}
+	return false
 }
 
 // acquire takes a place at an instance that has not been tried; when all that

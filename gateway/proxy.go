@@ -44,14 +44,15 @@ type exchange struct {
 	body  body
 	start time.Time
 
-	upgrade   bool
-	tried     []*balance.Endpoint
-	attempts  int
-	leaves    int                // attempts given up for slowness
-	restarts  int                // attempts made although the one before may have begun to work
-	unblocked bool               // asked for as a stream, for a client that wants one answer
-	turn      *conversation.Turn // nil when there is nothing to wait for
-	asking    time.Time          // when the current attempt began
+	upgrade        bool
+	tried          []*balance.Endpoint
+	attempts       int
+	leaves         int                // attempts given up for slowness
+	restarts       int                // attempts made although the one before may have begun to work
+	internalErrors int                // answers with status 500
+	unblocked      bool               // asked for as a stream, for a client that wants one answer
+	turn           *conversation.Turn // nil when there is nothing to wait for
+	asking         time.Time          // when the current attempt began
 
 	status   int
 	zone     string // of the instance that answered

@@ -230,6 +230,27 @@ func TestTryTimeoutGoesOn(t *testing.T) {
 	}
 }
 
+func TestInternalErrorIsAskedElsewhereOnce(t *testing.T) {
+	wrong := func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) }
+	a, b := newInstance(t, "zone-a", wrong), newInstance(t, "zone-b", say("b"))
+	g := start(t, testConfig(a, b))
+	c := client(t)
+	if status, body, _ := get(t, c, g.url+"/v1/parameters"); status != 200 || body != "b" {
+		t.Errorf("an instance that fails alone: %d %q", status, body)
+	}
+	if status, _, _ := post(t, c, g.url+"/v1/chat-messages", `{}`); status != 500 {
+		t.Errorf("a post: status %d, want the instance's own 500", status)
+	}
+	one, two, three := newInstance(t, "zone-a", wrong), newInstance(t, "zone-a", wrong), newInstance(t, "zone-a", wrong)
+	all := start(t, testConfig(one, two, three))
+	if status, _, _ := get(t, c, all.url+"/v1/parameters"); status != 500 {
+		t.Errorf("an app that fails everywhere: status %d", status)
+	}
+	if n := one.served.Load() + two.served.Load() + three.served.Load(); n != 2 {
+		t.Errorf("%d instances were asked, want 2", n)
+	}
+}
+
 func TestEjection(t *testing.T) {
 	a := newInstance(t, "zone-a", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) })
 	b := newInstance(t, "zone-b", say("b"))

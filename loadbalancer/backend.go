@@ -38,9 +38,21 @@ type backend struct {
 	errors   prometheus.Counter
 	upGauge  prometheus.Gauge
 
+	// suspected holds while data to the backend is sent again and nothing comes
+	// back: its machine is gone, or the way to it. kick asks for a check then.
+	suspected atomic.Bool
+	kick      chan struct{}
+
 	mu     sync.Mutex
 	relays map[*relay]struct{}
 }
+
+// suspectTimeout bounds a check of a backend that is suspected: both the check
+// and the data have no answer then, and each alone could be chance.
+const suspectTimeout = 500 * time.Millisecond
+
+// checkPause is the least time between the begins of two checks of a backend.
+const checkPause = 100 * time.Millisecond
 
 func newBackend(service Service, b Backend, logger *slog.Logger, m *metrics) *backend {
 	return &backend{
@@ -51,6 +63,20 @@ func newBackend(service Service, b Backend, logger *slog.Logger, m *metrics) *ba
 		errors:   m.connectErrors.WithLabelValues(service.Name, b.Zone, b.Name),
 		upGauge:  m.up.WithLabelValues(service.Name, b.Zone, b.Name),
 		relays:   map[*relay]struct{}{},
+		kick:     make(chan struct{}, 1),
+	}
+}
+
+// suspect asks for a check at once, because data to the backend has no answer.
+func (b *backend) suspect() {
+	b.suspected.Store(true)
+	b.checkNow()
+}
+
+func (b *backend) checkNow() {
+	select {
+	case b.kick <- struct{}{}:
+	default:
 	}
 }
 
@@ -64,6 +90,7 @@ func (b *backend) healthy() bool {
 func (b *backend) connectFailed() {
 	b.failed.Store(time.Now().UnixNano())
 	b.errors.Inc()
+	b.checkNow()
 }
 
 func (b *backend) add(r *relay) {
@@ -113,7 +140,12 @@ func (b *backend) runChecks(ctx context.Context) {
 	first := true
 	for {
 		start := time.Now()
-		err := b.checkOnce(ctx, client)
+		suspected := b.suspected.Load()
+		timeout := b.check.Timeout
+		if suspected {
+			timeout = min(timeout, suspectTimeout)
+		}
+		err := b.checkOnce(ctx, client, timeout)
 		if ctx.Err() != nil {
 			return
 		}
@@ -125,12 +157,16 @@ func (b *backend) runChecks(ctx context.Context) {
 			}
 		} else {
 			passed, failed = 0, failed+1
-			if errors.Is(err, errNotReady) {
+			notReady := errors.Is(err, errNotReady)
+			switch {
+			case notReady:
 				silent = 0
-			} else {
+			case suspected:
+				silent = max(silent+1, b.check.Fall)
+			default:
 				silent++
 			}
-			if first || failed >= b.check.Fall {
+			if first || notReady || failed >= b.check.Fall || silent >= b.check.Fall {
 				b.setUp(false, err)
 			}
 			if silent >= b.check.Fall && !b.check.KeepConnections {
@@ -140,10 +176,20 @@ func (b *backend) runChecks(ctx context.Context) {
 		first = false
 		// A little noise keeps the checks of several balancers apart.
 		wait := b.check.Interval - time.Since(start) + rand.N(b.check.Interval/10+1)
+		next := time.NewTimer(max(wait, b.check.Interval/10))
 		select {
 		case <-ctx.Done():
+			next.Stop()
 			return
-		case <-time.After(max(wait, b.check.Interval/10)):
+		case <-next.C:
+		case <-b.kick:
+			next.Stop()
+			// Many failures must not become a storm of checks.
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(min(b.check.Interval, checkPause) - min(time.Since(start), b.check.Interval, checkPause)):
+			}
 		}
 	}
 }
@@ -164,8 +210,8 @@ func (b *backend) setUp(up bool, cause error) {
 	}
 }
 
-func (b *backend) checkOnce(ctx context.Context, client *http.Client) error {
-	ctx, cancel := context.WithTimeout(ctx, b.check.Timeout)
+func (b *backend) checkOnce(ctx context.Context, client *http.Client, timeout time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	if b.check.Kind == CheckTCP {
 		c, err := (&net.Dialer{}).DialContext(ctx, "tcp", b.CheckAddress)

@@ -14,7 +14,7 @@ import (
 
 // The defaults of a configuration.
 const (
-	DefaultConnectTimeout = time.Second
+	DefaultConnectTimeout = 300 * time.Millisecond
 	DefaultCheckInterval  = 500 * time.Millisecond
 	DefaultCheckTimeout   = time.Second
 	DefaultRise           = 2
@@ -57,7 +57,9 @@ type Service struct {
 	// Check says how backends are checked.
 	Check Check `yaml:"check,omitempty"`
 	// ConnectTimeout bounds the attempt to connect to one backend before the
-	// next one is tried, 10 ms to 1 min; default 1 s.
+	// next one is tried, 10 ms to 1 min; default 300 ms. The kernel of a backend
+	// answers, not the backend, so being busy is no reason to be later. Who is
+	// tried last gets a second if that is more: there is nobody after it.
 	ConnectTimeout time.Duration `yaml:"connectTimeout,omitempty"`
 }
 
@@ -93,8 +95,9 @@ type Check struct {
 	// down gets connections again, 1 to 100; default 2. The very first check
 	// decides alone.
 	Rise int `yaml:"rise,omitempty"`
-	// Fall is how many checks in a row must fail before a backend is down, 1
-	// to 100; default 3.
+	// Fall is how many checks in a row must get no answer before a backend is
+	// down, 1 to 100; default 3. One is enough when the backend answers "not
+	// ready", and when data to it is being sent again without an answer.
 	Fall int `yaml:"fall,omitempty"`
 	// KeepConnections leaves the connections to a backend alone when its
 	// checks get no answer any more. By default they are reset, so that

@@ -237,3 +237,32 @@ func (s *slowReader) Read(p []byte) (int, error) {
 	time.Sleep(10 * time.Millisecond)
 	return s.c.Read(p[:min(len(p), 20<<10)])
 }
+
+// TestUnansweredDataAsksForACheck cuts off a backend that is checked once an
+// hour: data that its machine does not acknowledge must be reason enough to look
+// at once, and the check's silence to cut what is open.
+func TestUnansweredDataAsksForACheck(t *testing.T) {
+	n := zones(t)
+	a := serverIn(t, n, "a")
+	cfg := config(a.backend("a"))
+	cfg.Services[0].Listen = []string{net.JoinHostPort(zoneAddress(t, n, ""), "0")}
+	cfg.Services[0].Check = Check{Interval: time.Hour, Timeout: time.Minute}
+	cfg.DeadAfter = 10 * time.Minute
+	r := start(t, cfg)
+	r.waitUp(t, 1)
+	c, idle := mustConnect(t, r.addr, ""), mustConnect(t, r.addr, "")
+	if err := n.Cut("a"); err != nil {
+		t.Fatal(err)
+	}
+	begun := time.Now()
+	if err := c.echo("anybody there?"); err == nil || errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("connection with unanswered data: %v", err)
+	}
+	t.Logf("noticed after %v", time.Since(begun))
+	if _, err := idle.r.ReadString('\n'); err == nil || errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("idle connection: %v", err)
+	}
+	if got := testutil.ToFloat64(r.metrics.reset.WithLabelValues("test", "a", a.backend("a").Name, resetUnreachable)); got != 2 {
+		t.Errorf("resets = %v, want 2", got)
+	}
+}

@@ -296,7 +296,10 @@ func (s *service) serve(ctx context.Context, client *net.TCPConn) {
 	now := s.current.Load()
 	order := now.order(now.zones.zoneOf(client.RemoteAddr()))
 	dialer := net.Dialer{Timeout: now.connectTimeout, KeepAliveConfig: keepAlive()}
-	for _, nb := range order {
+	for i, nb := range order {
+		if i == len(order)-1 {
+			dialer.Timeout = max(dialer.Timeout, lastConnectTimeout)
+		}
 		nb.active.Add(1)
 		c, err := dialer.DialContext(ctx, "tcp", nb.Address)
 		if err != nil {
@@ -331,10 +334,22 @@ func (s *service) track(nb *backend) {
 	}
 }
 
+const (
+	// lastConnectTimeout is the least time for the backend after which there is
+	// no other.
+	lastConnectTimeout = time.Second
+	// suspectAfter is for how long nothing may have come from a backend on any
+	// connection, when one of them waits for an answer of its kernel. The kernel
+	// sends again after 200 ms and more.
+	suspectAfter = 300 * time.Millisecond
+	// watchEvery is how often the kernel is asked about every connection.
+	watchEvery = 250 * time.Millisecond
+)
+
 // watch cuts connections with a peer that is gone, and forgets backends that a
 // reload took away when their last connection has ended.
 func (s *service) watch(ctx context.Context, dead *atomic.Int64) {
-	tick := time.NewTicker(time.Second)
+	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
 	for {
 		select {
@@ -344,11 +359,20 @@ func (s *service) watch(ctx context.Context, dead *atomic.Int64) {
 			limit := time.Duration(dead.Load())
 			s.mu.Lock()
 			for nb, checks := range s.all {
+				suspected, silence := false, time.Hour
 				nb.each(func(r *relay) {
-					if r.stalled(now, limit) {
+					stalled, again, quiet := r.stalled(now, limit)
+					if stalled {
 						nb.resetOne(r, resetStalled)
 					}
+					suspected, silence = suspected || again, min(silence, quiet)
 				})
+				// A lossy network makes one connection wait, a dead one all.
+				if suspected && silence >= suspectAfter {
+					nb.suspect()
+				} else {
+					nb.suspected.Store(false)
+				}
 				if checks == nil && nb.active.Load() == 0 {
 					delete(s.all, nb)
 				}

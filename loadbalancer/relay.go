@@ -66,12 +66,13 @@ func reset(c *net.TCPConn) {
 }
 
 // stalled tells whether a side has not acknowledged anything for longer than
-// limit although it was sent data again. TCP_USER_TIMEOUT would do the same in
+// limit although it was sent data again. again tells whether the backend is one
+// that is being sent data again, quiet for how long nothing has come from it. TCP_USER_TIMEOUT would do the same in
 // the kernel, but it also cuts peers that are well and only do not read for a
 // while, such as a client that works on each row of a large result.
-func (r *relay) stalled(now time.Time, limit time.Duration) bool {
-	late := func(c *net.TCPConn, since *time.Time) bool {
-		if !retransmitting(c) {
+func (r *relay) stalled(now time.Time, limit time.Duration) (stalled, again bool, quiet time.Duration) {
+	late := func(again bool, since *time.Time) bool {
+		if !again {
 			*since = time.Time{}
 			return false
 		}
@@ -80,6 +81,8 @@ func (r *relay) stalled(now time.Time, limit time.Duration) bool {
 		}
 		return now.Sub(*since) >= limit
 	}
-	client := late(r.client, &r.clientStalled)
-	return late(r.upstream, &r.upstreamStalled) || client
+	client, _ := retransmitting(r.client)
+	stalled = late(client, &r.clientStalled)
+	again, quiet = retransmitting(r.upstream)
+	return late(again, &r.upstreamStalled) || stalled, again, quiet
 }

@@ -2,8 +2,11 @@
 
 package loadbalancer
 
-import "net"
+import (
+	"net"
+	"time"
+)
 
 // retransmitting is unknown on this system; keep-alive and the system's own
 // limits apply.
-func retransmitting(*net.TCPConn) bool { return false }
+func retransmitting(*net.TCPConn) (bool, time.Duration) { return false, 0 }

@@ -230,6 +230,7 @@ func (c *Cluster) prepare(ctx context.Context) error {
 			c.o.Gateway(z, &cfg)
 		}
 		name := "gateway-" + z
+		cfg.Handover = filepath.Join(c.dir, name+".sock")
 		if err := c.add(name, z, []string{"gateway"}, cfg); err != nil {
 			return err
 		}

@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"syscall"
 	"time"
 
 	"fournines/difysim"
+	"fournines/internal/handover"
 )
 
 // Fault is one way to break a cluster.
@@ -146,9 +148,17 @@ func Faults() []Fault {
 		{
 			Name: "gateway-restart", About: "restart all gateways, one after the other",
 			strike: func(ctx context.Context, c *Cluster, struck func()) error {
+				var old []*proc
 				for _, name := range c.gateways {
 					struck()
-					if err := c.restartGateway(ctx, name); err != nil {
+					before, err := c.restartGateway(ctx, name)
+					if err != nil {
+						return err
+					}
+					old = append(old, before)
+				}
+				for _, p := range old {
+					if err := p.await(ctx); err != nil {
 						return err
 					}
 				}
@@ -181,23 +191,26 @@ func FindFaults(names []string) ([]Fault, error) {
 	return out, nil
 }
 
-// restartGateway lets a gateway drain, and starts it again.
-func (c *Cluster) restartGateway(ctx context.Context, name string) error {
+// restartGateway starts a successor, which takes the port over from the process
+// that runs, and returns when it has. The process before has its work to end.
+func (c *Cluster) restartGateway(ctx context.Context, name string) (before *proc, err error) {
 	p := c.procs[name]
-	if err := p.signal(syscall.SIGTERM); err != nil {
-		return err
-	}
-	select {
-	case <-p.done:
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(patience):
-		return fmt.Errorf("%s has not drained within %v", name, patience)
-	}
+	before = &proc{name: name, cmd: p.cmd, done: p.done}
 	if err := p.start(); err != nil {
-		return err
+		return nil, err
 	}
-	return c.AwaitReady(ctx)
+	p.before = append(p.before, before)
+	for end := time.Now().Add(patience); ; wait(ctx, 20*time.Millisecond) {
+		holder, err := handover.Holder(filepath.Join(c.dir, name+".sock"))
+		switch {
+		case err == nil && holder == p.cmd.Process.Pid:
+			return before, c.AwaitReady(ctx)
+		case ctx.Err() != nil:
+			return nil, ctx.Err()
+		case time.Now().After(end):
+			return nil, fmt.Errorf("%s has not taken over: %w", name, errors.Join(err, fmt.Errorf("process %d holds its port", holder)))
+		}
+	}
 }
 
 // wait waits, or less when ctx ends.

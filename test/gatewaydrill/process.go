@@ -1,12 +1,14 @@
 package gatewaydrill
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"syscall"
+	"time"
 
 	"fournines/internal/zonenet"
 )
@@ -18,6 +20,8 @@ type proc struct {
 	args       []string
 	dir        string
 	net        *zonenet.Network
+
+	before []*proc // processes that this one took over from, which may still have work
 
 	cmd  *exec.Cmd
 	done chan struct{} // closed when cmd has ended
@@ -58,8 +62,27 @@ func (p *proc) signal(s syscall.Signal) error {
 	return nil
 }
 
+// await waits until the process has ended by itself.
+func (p *proc) await(ctx context.Context) error {
+	limit := time.NewTimer(patience)
+	defer limit.Stop()
+	select {
+	case <-p.done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-limit.C:
+		return fmt.Errorf("%s has not ended its work within %v", p.name, patience)
+	}
+}
+
 // kill ends the process at once and waits until it is gone.
 func (p *proc) kill() error {
+	for _, old := range p.before {
+		_ = old.signal(syscall.SIGKILL) // most have ended
+		<-old.done
+	}
+	p.before = nil
 	if p.cmd == nil {
 		return nil
 	}

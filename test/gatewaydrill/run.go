@@ -47,6 +47,9 @@ type Outcome struct {
 	// what failed without that reason.
 	OnVictim Failures `json:"onVictim"`
 	Other    Failures `json:"other"`
+	// StallMs is the longest that this process itself got no processor: clients
+	// that stood still measure themselves.
+	StallMs int64 `json:"stallMs"`
 }
 
 // Failures counts failed requests by what they were.
@@ -70,6 +73,7 @@ func Run(ctx context.Context, c *Cluster, f Fault, p Plan, repetition int) (*Out
 	var (
 		mu      sync.Mutex
 		samples []drill.Sample
+		stall   time.Duration
 		running sync.WaitGroup
 	)
 	load := p.Load
@@ -84,6 +88,7 @@ func Run(ctx context.Context, c *Cluster, f Fault, p Plan, repetition int) (*Out
 			samples = append(samples, s)
 		})
 	})
+	running.Go(func() { stall = longestStall(loadCtx) })
 	r := &drill.Report{
 		Version: 1, Drill: f.Name, Target: victim, Repetition: repetition,
 		Load: drill.ReportLoad{RPS: load.Rate, Streams: load.Streams}, Checks: []drill.Check{}, Alerts: []drill.Alert{},
@@ -124,7 +129,7 @@ func Run(ctx context.Context, c *Cluster, f Fault, p Plan, repetition int) (*Out
 
 	requests, longest, recovered := load.Measure(samples, p.Slow, r.Window.Fault, r.Window.End)
 	r.Requests, r.LongestOutageMs, r.RecoveryMs = requests, longest.Milliseconds(), recovered.Milliseconds()
-	o := &Outcome{Report: r, WorstSecond: load.WorstSecond(samples, p.Slow, r.Window.Fault, r.Window.End)}
+	o := &Outcome{Report: r, StallMs: stall.Milliseconds(), WorstSecond: load.WorstSecond(samples, p.Slow, r.Window.Fault, r.Window.End)}
 	for _, s := range samples {
 		if s.Err == "" {
 			continue
@@ -137,6 +142,23 @@ func Run(ctx context.Context, c *Cluster, f Fault, p Plan, repetition int) (*Out
 	}
 	o.judge(p, samples)
 	return o, nil
+}
+
+// longestStall is how late the timers of this process were at worst.
+func longestStall(ctx context.Context) time.Duration {
+	const step = 10 * time.Millisecond
+	tick := time.NewTicker(step)
+	defer tick.Stop()
+	longest, last := time.Duration(0), time.Now()
+	for {
+		select {
+		case <-ctx.Done():
+			return longest
+		case <-tick.C:
+			now := time.Now()
+			longest, last = max(longest, now.Sub(last)-step), now
+		}
+	}
 }
 
 // explains tells whether a failed request had been in flight on what the blows hit.
