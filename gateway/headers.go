@@ -28,12 +28,17 @@ func stripHopByHop(h http.Header) {
 	}
 }
 
-// upgradeType returns the protocol that the headers ask to switch to, or "".
+// upgradeType returns the protocol that the headers ask to switch to, or "". Only
+// WebSocket is one: a switch to h2c would open a tunnel to the instance through
+// which requests go unseen, without limits and without a log.
 func upgradeType(h http.Header) string {
 	for _, line := range h["Connection"] {
 		for token := range strings.SplitSeq(line, ",") {
 			if strings.EqualFold(strings.TrimSpace(token), "upgrade") {
-				return h.Get("Upgrade")
+				if protocol := h.Get("Upgrade"); strings.EqualFold(protocol, "websocket") {
+					return protocol
+				}
+				return ""
 			}
 		}
 	}

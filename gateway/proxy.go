@@ -95,7 +95,7 @@ func (x *exchange) serve() {
 		// What the connection's last answer left would hit this one.
 		_ = x.rc.SetWriteDeadline(time.Time{})
 	}
-	if r.Method == http.MethodConnect {
+	if r.Method == http.MethodConnect || r.Method == http.MethodTrace {
 		x.fail(dify.ErrMethod)
 		return
 	}

@@ -26,7 +26,7 @@ var (
 	ErrTooLarge         = Error{Code: "request_entity_too_large", Message: "The request's body is larger than the gateway allows.", Status: http.StatusRequestEntityTooLarge}
 	ErrBodyTimeout      = Error{Code: "request_timeout", Message: "The request's body did not arrive in time.", Status: http.StatusRequestTimeout}
 	ErrBadBody          = Error{Code: "bad_request", Message: "The request's body could not be read.", Status: http.StatusBadRequest}
-	ErrMethod           = Error{Code: "method_not_allowed", Message: "The gateway does not open tunnels.", Status: http.StatusMethodNotAllowed}
+	ErrMethod           = Error{Code: "method_not_allowed", Message: "The gateway neither opens tunnels nor echoes requests.", Status: http.StatusMethodNotAllowed}
 	ErrStreamCut        = Error{Code: "upstream_lost", Message: "The Dify instance went away before the answer was complete.", Status: http.StatusBadGateway}
 	ErrStreamSilent     = Error{Code: "upstream_silent", Message: "The Dify instance stopped sending before the answer was complete.", Status: http.StatusGatewayTimeout}
 	ErrNoContent        = Error{Code: "first_content_timeout", Message: "The Dify instance began to answer and sent no content in time. The request may still be running there.", Status: http.StatusGatewayTimeout}
