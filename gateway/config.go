@@ -10,6 +10,7 @@ import (
 
 	"fournines/gateway/balance"
 	"fournines/gateway/jobs"
+	"fournines/gateway/limit"
 	"fournines/topology"
 )
 
@@ -43,6 +44,14 @@ type Config struct {
 	Conversations Conversations `yaml:"conversations"`
 	Limits        Limits        `yaml:"limits"`
 	Drain         Drain         `yaml:"drain"`
+	// RateLimits bound how many requests and tokens are admitted. Default none.
+	RateLimits []limit.Limit `yaml:"rateLimits"`
+	// RateLimitSharing sets how gateways enforce them together, when there is a redis.
+	RateLimitSharing limit.Sharing `yaml:"rateLimitSharing"`
+	// TrustedProxies are networks (CIDR) or addresses of proxies in front whose
+	// X-Forwarded-For is believed by limits by address. Default none: the
+	// address is that of the connection.
+	TrustedProxies []string `yaml:"trustedProxies"`
 	// Redis is what the gateways share. Default none.
 	Redis Redis `yaml:"redis"`
 	// Jobs is the async lane. Default off.
@@ -186,6 +195,7 @@ func DefaultConfig() Config {
 		},
 		Retry:  Retry{Attempts: 3, BudgetShare: 0.2, BudgetMin: 30, ConnectTimeout: time.Second, TryTimeout: 10 * time.Second},
 		Stream: defaultStream(), Conversations: defaultConversations(),
+		RateLimitSharing: limit.DefaultSharing(),
 		Limits: Limits{
 			MaxBodyBytes: 100 << 20, MaxHeaderBytes: 64 << 10, ReplayBytes: 1 << 20,
 			MaxInFlight: 1000, MaxQueue: 1000, QueueTimeout: 5 * time.Second,
@@ -259,6 +269,7 @@ func (c *Config) Validate() error {
 	validateApps(c.Apps, bad)
 	c.Redis.validate(bad)
 	c.validateLane(bad)
+	validateRateLimits(c, bad)
 	if !strings.HasPrefix(c.Health.Path, "/") {
 		bad("health.path", "%q does not begin with /", c.Health.Path)
 	}

@@ -21,6 +21,7 @@ import (
 	"fournines/gateway/balance"
 	"fournines/gateway/conversation"
 	"fournines/gateway/jobs"
+	"fournines/gateway/limit"
 	"fournines/internal/http1"
 )
 
@@ -40,6 +41,7 @@ type settings struct {
 	zoneHeader []string
 	apps       appTable
 	keyPair    keyPair // zero without TLS
+	proxies    limit.Proxies
 }
 
 // Gateway proxies to Dify instances.
@@ -51,6 +53,7 @@ type Gateway struct {
 	transport *http1.Transport
 	redis     *redis.ClusterClient // nil without one; Run closes it
 	jobs      *jobs.Lane           // nil without one
+	limits    *limit.Limiter
 	settings  atomic.Pointer[settings]
 
 	usage        *usage
@@ -84,6 +87,10 @@ func New(cfg Config, log *slog.Logger, reg prometheus.Registerer) (*Gateway, err
 	if g.redis, err = newRedis(cfg.Redis); err != nil {
 		return nil, err
 	}
+	if g.limits, err = limit.New(g.redis, cfg.RateLimitSharing, log, reg); err != nil {
+		return nil, fmt.Errorf("register metrics: %w", err)
+	}
+	g.limits.Update(cfg.RateLimits, cfg.RateLimitSharing)
 	if err := g.newTurns(reg); err != nil {
 		return nil, fmt.Errorf("register metrics: %w", err)
 	}
@@ -111,6 +118,7 @@ func newSettings(cfg Config) (*settings, error) {
 		return nil, err
 	}
 	set := &settings{Config: cfg, zoneHeader: []string{cfg.Zone}, apps: newAppTable(cfg.Apps)}
+	set.proxies = limit.ParseProxies(cfg.TrustedProxies, func(string, string, ...any) {}) // Validate has seen them
 	if cfg.TLS.CertFile != "" {
 		pair, err := loadKeyPair(cfg.TLS)
 		if err != nil {
@@ -173,6 +181,7 @@ func (g *Gateway) applyReload(cfg Config) error {
 	}
 	g.settings.Store(set)
 	g.usage.keep(set.apps)
+	g.limits.Update(cfg.RateLimits, cfg.RateLimitSharing)
 	poolCfg, targets := cfg.pool()
 	g.pool.Update(poolCfg, targets)
 	return nil
@@ -229,6 +238,7 @@ func (g *Gateway) Run(ctx context.Context, listeners ...net.Listener) error {
 	if set.keyPair.cert != nil {
 		wg.Go(func() { g.watchCertificate(poolCtx) })
 	}
+	wg.Go(func() { _ = g.limits.Run(poolCtx) })
 	failed := make(chan error, len(listeners))
 	for _, ln := range listeners {
 		wg.Go(func() {

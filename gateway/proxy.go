@@ -14,6 +14,7 @@ import (
 	"fournines/gateway/conversation"
 	"fournines/gateway/dify"
 	"fournines/gateway/jobs"
+	"fournines/gateway/limit"
 )
 
 const (
@@ -53,6 +54,8 @@ type exchange struct {
 	unblocked      bool               // asked for as a stream, for a client that wants one answer
 	turn           *conversation.Turn // nil when there is nothing to wait for
 	asking         time.Time          // when the current attempt began
+	limits         limit.Decision
+	meter          meter
 
 	status   int
 	zone     string // of the instance that answered
@@ -118,6 +121,11 @@ func (x *exchange) serve() {
 		return
 	}
 	x.identify()
+	if err := x.admit(); err != nil {
+		x.failErr(err)
+		return
+	}
+	defer x.settle()
 	if x.serveLane() {
 		return
 	}
@@ -250,6 +258,7 @@ func (x *exchange) writeBody(p []byte) error {
 		return nil
 	}
 	x.limitWrite()
+	x.meter.take(p)
 	n, err := x.w.Write(p)
 	x.sent += int64(n)
 	x.unlimitWrite()

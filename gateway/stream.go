@@ -335,6 +335,7 @@ func (p *pump) event(ev sse.Event, block []byte) {
 		p.ids = dify.ParseIDs(block)
 		p.x.content()
 	}
+	p.x.meter.event(p.x.class, ev.Type, block)
 	if dify.Terminal(p.x.class, ev.Type) {
 		p.terminal = true
 		p.x.endTurn()

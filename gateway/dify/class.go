@@ -3,7 +3,10 @@
 // stream ends, and what an error looks like. It does no I/O.
 package dify
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // Class groups the requests that the gateway treats alike.
 type Class uint8
@@ -23,6 +26,9 @@ const (
 )
 
 var classNames = [...]string{"other", "read", "retrieve", "stop", "mutate", "chat", "workflow", "upload", "ingest", "console"}
+
+// ClassNames lists the names of all classes.
+func ClassNames() []string { return slices.Clone(classNames[:]) }
 
 // String returns the class's name, a bounded metric label.
 func (c Class) String() string {

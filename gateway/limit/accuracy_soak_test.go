@@ -1,0 +1,7 @@
+//go:build soak
+
+package limit
+
+import "time"
+
+const accuracyTime = time.Minute
