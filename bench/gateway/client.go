@@ -38,6 +38,9 @@ type report struct {
 	Count int64 `json:"count"`
 	// Open streams or connections.
 	Open int `json:"open"`
+	// Bunched events came together with an earlier one of their stream, which
+	// happens when somebody on the way was late. They cost less than others.
+	Bunched int64 `json:"bunched"`
 	// P50, P99 and Max of the time from sending an event to receiving it, in ns.
 	P50 int64 `json:"p50"`
 	P99 int64 `json:"p99"`
@@ -58,6 +61,7 @@ type client struct {
 	ready   bool
 	open    int
 	count   int64
+	bunched int64
 	latency *hdrhistogram.Histogram
 	scratch []byte
 	source  netip.Addr
@@ -127,12 +131,12 @@ func (m *commands) data(_ *conn, b []byte) (int, error) {
 		}
 		switch word := string(b[used : used+end]); word {
 		case "begin":
-			c.count = 0
+			c.count, c.bunched = 0, 0
 			c.latency.Reset()
 			say(report{State: "begun", Open: c.open})
 		case "end":
 			say(report{
-				State: "ended", Count: c.count, Open: c.open,
+				State: "ended", Count: c.count, Open: c.open, Bunched: c.bunched,
 				P50: c.latency.ValueAtQuantile(50), P99: c.latency.ValueAtQuantile(99), Max: c.latency.Max(),
 			})
 		default:
@@ -256,7 +260,11 @@ func (c *client) streamData(n *conn, b []byte) (int, error) {
 			return 0, fmt.Errorf("a stream begins with %.500q", b)
 		}
 		k.sent, k.body, used = false, h.body, h.size
+		if !h.body.chunked && h.body.left == 0 {
+			return used, errors.New("an endless stream ended before it began")
+		}
 	}
+	first := k.number
 	for used < len(b) {
 		piece, size, done, err := k.body.next(b[used:])
 		if err != nil {
@@ -273,6 +281,7 @@ func (c *client) streamData(n *conn, b []byte) (int, error) {
 			break
 		}
 	}
+	c.bunched += max(int64(k.number-first)-1, 0)
 	return used, nil
 }
 

@@ -206,7 +206,7 @@ func (c *contender) start(ctx context.Context, dir string, cpus []int, s setting
 }
 
 // startTime is how long a contender may take until it serves.
-const startTime = 15 * time.Second
+const startTime = 30 * time.Second
 
 // serves waits until plain requests are answered, several in a row: until a
 // proxy has heard of the health of its backends, it may refuse some.

@@ -187,6 +187,30 @@ func cpuOf(pids []int) (usage, error) {
 	return u, nil
 }
 
+// machineCPU reads the time that all processors of the machine were not idle.
+func machineCPU() (time.Duration, error) {
+	b, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return 0, err
+	}
+	line, _, _ := strings.Cut(string(b), "\n")
+	fields := strings.Fields(line) // cpu, user, nice, system, idle, iowait, irq, softirq, steal, and guests, who count as users
+	if len(fields) < 9 {
+		return 0, errors.New("/proc/stat is too short")
+	}
+	var sum int64
+	for i, f := range fields[1:9] {
+		n, err := strconv.ParseInt(f, 10, 64)
+		if err != nil {
+			return 0, fmt.Errorf("/proc/stat: %w", err)
+		}
+		if i != 3 && i != 4 {
+			sum += n
+		}
+	}
+	return time.Duration(sum) * tick, nil
+}
+
 // rssOf reads the resident memory of pids, in bytes.
 func rssOf(pids []int) (int64, error) {
 	var sum int64

@@ -57,6 +57,15 @@ func metrics() []string {
 	return names
 }
 
+const (
+	// tooBunched is the share of events that may come together with an earlier
+	// one of their stream before the cost of an event means little.
+	tooBunched = 0.02
+	// tooBusy is the share of a processor that others may use before the machine
+	// does not count as quiet.
+	tooBusy = 0.1
+)
+
 // runner lets the contenders take turns.
 type runner struct {
 	runs       int
@@ -145,7 +154,10 @@ func (r *runner) say(round int, who string, m *measurement, s *sample) {
 		text += fmt.Sprintf("  p99 %.3g ms", p99)
 	}
 	if s.rate > 0 {
-		text += fmt.Sprintf("  (%.0f/s, proxy %.0f%%, load %.0f%% of a processor)", s.rate, 100*s.busy, 100*s.loadBusy)
+		text += fmt.Sprintf("  (%.0f/s, proxy %.0f%%, load %.0f%%, others %.0f%% of a processor)", s.rate, 100*s.busy, 100*s.loadBusy, 100*s.othersBusy)
+	}
+	if s.bunched > tooBunched {
+		text += fmt.Sprintf("  %.0f%% of the events came late and in bunches, which makes them cheap: not comparable", 100*s.bunched)
 	}
 	fmt.Fprintln(r.progress, text)
 }
@@ -233,6 +245,23 @@ func (r *runner) notes(b *bench, todo []measurement, took time.Duration) string 
 			fmt.Fprintf(&t, " %.0f/s, proxy %.0f%%, load %.0f%% |", result.Of(rate).Median, result.Of(proxy).Median, result.Of(load).Median)
 		}
 		t.WriteString("\n")
+	}
+	var others []float64
+	for _, m := range busy {
+		for _, c := range r.contenders {
+			var bunched []float64
+			for _, s := range r.samples[m.name][c] {
+				others, bunched = append(others, s.othersBusy), append(bunched, s.bunched)
+			}
+			if share := result.Of(bunched).Median; share > tooBunched {
+				fmt.Fprintf(&t, "\n**%.0f%% of the events of %s came late and in bunches, which makes them cheap: not comparable.**\n", 100*share, c.title)
+			}
+		}
+	}
+	all := result.Of(others)
+	fmt.Fprintf(&t, "\nEverything else on the machine used %.0f%% of a processor meanwhile (%.0f%% to %.0f%%).\n", 100*all.Median, 100*all.Min, 100*all.Max)
+	if all.Median > tooBusy {
+		t.WriteString("**The machine was not quiet; latencies and the cost of events say little.**\n")
 	}
 	if len(r.direct) > 0 {
 		d := result.Of(r.direct)
