@@ -19,9 +19,10 @@ import (
 type Config struct {
 	// Listen is the address for clients, host:port. Default ":8080".
 	Listen string `yaml:"listen"`
-	// AdminListen is the address of /metrics, /livez and /readyz; empty turns
-	// them off. Default "127.0.0.1:9101".
+	// AdminListen is the address of /metrics, /livez, /readyz and the admin API;
+	// empty turns them off. Default "127.0.0.1:9101".
 	AdminListen string `yaml:"adminListen"`
+	Admin       Admin  `yaml:"admin"`
 	// Handover is the path of a Unix socket through which a second process with
 	// the same path takes over the listening sockets of a running one; see
 	// internal/handover. Empty (default) hands nothing over.
@@ -185,6 +186,7 @@ func DefaultConfig() Config {
 	return Config{
 		Listen:      ":8080",
 		AdminListen: "127.0.0.1:9101",
+		Admin:       Admin{API: true},
 		TLS:         TLS{Poll: 5 * time.Second}, AccessLogShare: 1,
 		Health:  Health{Path: "/health", Interval: time.Second, Timeout: time.Second, Rise: 2, Fall: 2},
 		Balance: Balance{LocalThreshold: 0.7, SlowStart: 10 * time.Second},
@@ -231,6 +233,7 @@ func (c *Config) Validate() error {
 	if c.AdminListen != "" {
 		address("adminListen", c.AdminListen)
 	}
+	c.Admin.validate(c.AdminListen, bad)
 	if (c.TLS.CertFile == "") != (c.TLS.KeyFile == "") {
 		bad("tls", "certFile and keyFile are needed together")
 	}

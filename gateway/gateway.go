@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/redis/go-redis/v9"
@@ -42,6 +43,8 @@ type settings struct {
 	apps       appTable
 	keyPair    keyPair // zero without TLS
 	proxies    limit.Proxies
+	adminToken string
+	hash       string // of the configuration
 }
 
 // Gateway proxies to Dify instances.
@@ -56,6 +59,7 @@ type Gateway struct {
 	limits    *limit.Limiter
 	settings  atomic.Pointer[settings]
 
+	admin        admin
 	usage        *usage
 	certificates *certificates
 	stops        stops
@@ -94,6 +98,7 @@ func New(cfg Config, log *slog.Logger, reg prometheus.Registerer) (*Gateway, err
 	if err := g.newTurns(reg); err != nil {
 		return nil, fmt.Errorf("register metrics: %w", err)
 	}
+	g.admin.started = time.Now()
 	if g.usage, err = newUsage(reg); err != nil {
 		return nil, fmt.Errorf("register metrics: %w", err)
 	}
@@ -126,6 +131,11 @@ func newSettings(cfg Config) (*settings, error) {
 		}
 		set.keyPair = pair
 	}
+	var err error
+	if set.adminToken, err = cfg.Admin.readToken(); err != nil {
+		return nil, err
+	}
+	set.hash = cfg.hash()
 	return set, nil
 }
 
@@ -133,9 +143,19 @@ func newSettings(cfg Config) (*settings, error) {
 // limits and the connect timeout, which need a restart. It applies all or
 // nothing. Requests and streams in work go on as they began.
 func (g *Gateway) Reload(cfg Config) error {
+	return g.ReloadFrom(func() (Config, error) { return cfg, nil })
+}
+
+// ReloadFrom is Reload with what load returns. A reload whose load fails counts
+// as refused.
+func (g *Gateway) ReloadFrom(load func() (Config, error)) error {
 	g.reload.Lock()
 	defer g.reload.Unlock()
-	err := g.applyReload(cfg)
+	cfg, err := load()
+	if err == nil {
+		err = g.applyReload(cfg)
+	}
+	g.admin.lastReload.Store(&reloadResult{at: time.Now(), err: err})
 	if err != nil {
 		g.m.reloads.WithLabelValues("refused").Inc()
 		return err
@@ -158,6 +178,7 @@ func (g *Gateway) applyReload(cfg Config) error {
 	}
 	keep("listen", cfg.Listen == old.Listen)
 	keep("adminListen", cfg.AdminListen == old.AdminListen)
+	keep("admin.api", cfg.Admin.API == old.Admin.API)
 	keep("handover", cfg.Handover == old.Handover)
 	keep("tls", (cfg.TLS.CertFile == "") == (old.TLS.CertFile == ""))
 	keep("limits.maxHeaderBytes", cfg.Limits.MaxHeaderBytes == old.Limits.MaxHeaderBytes)

@@ -132,6 +132,7 @@ func (p *planner) addGateway(zone string) error {
 	cfg.Redis.User, cfg.Redis.PasswordFile = "gateway", p.secrets.Path("redis-gateway")
 	p.gatewaySettings(&cfg, s)
 	name := "gateway-" + zone
+	cfg.Admin.TokenFile = p.secrets.Path("gateway-admin")
 	cfg.Handover = filepath.Join(p.Dir, name, "handover.sock")
 	u := p.own(process.Unit{
 		Name: name, Kind: "gateway", Zone: zone, Address: listen,

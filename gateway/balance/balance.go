@@ -150,7 +150,7 @@ func (p *Pool) rebuild(now time.Time) {
 			locals++
 		}
 		if !e.usable(now) {
-			if e.Healthy() {
+			if e.Healthy() && !e.drained.Load() {
 				passing = append(passing, e)
 			}
 			continue
@@ -168,7 +168,7 @@ func (p *Pool) rebuild(now time.Time) {
 		// What an instance that answers probes did to some requests is a better
 		// prospect than one that answers nothing at all.
 		if s.panic = passing; len(passing) == 0 {
-			s.panic = p.all
+			s.panic = slices.DeleteFunc(slices.Clone(p.all), func(e *Endpoint) bool { return e.drained.Load() })
 		}
 	}
 	p.snap.Store(s)

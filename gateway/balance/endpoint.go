@@ -26,6 +26,7 @@ type Endpoint struct {
 	kick     chan struct{} // asks for a probe now
 
 	healthy      atomic.Bool
+	drained      atomic.Bool // by an operator, see maintenance.go
 	down         atomic.Pointer[downSignal]
 	born         time.Time    // origin of the two times below: a clock that is set does not matter
 	ejectedUntil atomic.Int64 // 0 is not ejected
@@ -78,7 +79,9 @@ func (e *Endpoint) Healthy() bool { return e.healthy.Load() }
 // Ejected tells whether the endpoint is out because of what requests met.
 func (e *Endpoint) Ejected(now time.Time) bool { return e.ejectedUntil.Load() > e.age(now) }
 
-func (e *Endpoint) usable(now time.Time) bool { return e.healthy.Load() && !e.Ejected(now) }
+func (e *Endpoint) usable(now time.Time) bool {
+	return e.healthy.Load() && !e.Ejected(now) && !e.drained.Load()
+}
 
 // Observe records how long the endpoint took until its answer began. A slower
 // answer counts at once and in full, faster ones win slowly: the endpoint that

@@ -1,12 +1,14 @@
-// Package adminhttp serves the read-only operational face that every fournines
-// process has: /metrics, /livez and /readyz.
+// Package adminhttp serves the operational face that every fournines process
+// has: /metrics, /livez and /readyz, and what a process adds for its operator.
 package adminhttp
 
 import (
 	"context"
+	"crypto/subtle"
 	"errors"
 	"net"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -21,7 +23,11 @@ type Server struct {
 	// text is the body of the 503 answer.
 	Ready func() error
 	// Handlers adds further paths (an admin API); keys are ServeMux patterns.
+	// Browsers of other sites cannot call them.
 	Handlers map[string]http.Handler
+	// Token returns what callers of Handlers must send as "Authorization: Bearer".
+	// Nil, or "": nothing, but the Host header must name a loopback address.
+	Token func() string
 }
 
 // Run serves on ln until ctx ends, then closes it. It returns nil after a
@@ -42,7 +48,7 @@ func (s *Server) Run(ctx context.Context, ln net.Listener) error {
 		_, _ = w.Write([]byte("ok\n"))
 	})
 	for pattern, h := range s.Handlers {
-		mux.Handle(pattern, h)
+		mux.Handle(pattern, s.guard(h))
 	}
 	srv := &http.Server{
 		Handler:           mux,
@@ -68,4 +74,36 @@ func (s *Server) Run(ctx context.Context, ln net.Listener) error {
 		return nil
 	}
 	return err
+}
+
+// guard lets the right callers through. Any page that a browser shows can send
+// requests to a loopback address, so a caller without a token must
+// not come from another site, nor through a name that somebody else resolves.
+func (s *Server) guard(h http.Handler) http.Handler {
+	h = http.NewCrossOriginProtection().Handler(h)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		token := ""
+		if s.Token != nil {
+			token = s.Token()
+		}
+		if token == "" {
+			host, _, err := net.SplitHostPort(r.Host)
+			if err != nil {
+				host = r.Host
+			}
+			if ip := net.ParseIP(strings.Trim(host, "[]")); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
+				http.Error(w, "the admin API is called by a loopback address, or with a token", http.StatusForbidden)
+				return
+			}
+			h.ServeHTTP(w, r)
+			return
+		}
+		scheme, sent, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+		if !strings.EqualFold(scheme, "bearer") || subtle.ConstantTimeCompare([]byte(strings.TrimSpace(sent)), []byte(token)) != 1 {
+			w.Header().Set("WWW-Authenticate", "Bearer")
+			http.Error(w, "the admin API needs a token", http.StatusUnauthorized)
+			return
+		}
+		h.ServeHTTP(w, r)
+	})
 }

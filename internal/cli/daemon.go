@@ -39,8 +39,10 @@ type daemon struct {
 	// adminListen is the host:port of /metrics, /livez and /readyz; empty for none.
 	adminListen string
 	ready       func() error
-	// admin adds paths to the admin listener.
-	admin map[string]http.Handler
+	// admin adds paths to the admin listener, for callers with adminToken; stop
+	// ends the process as SIGTERM does. Nil adds nothing.
+	admin      func(stop func()) map[string]http.Handler
+	adminToken func() string
 	// handover is the path of the Unix socket through which a successor gets
 	// the listeners; empty hands nothing over.
 	handover string
@@ -64,11 +66,16 @@ func serve(ctx context.Context, d daemon) error {
 		return err
 	}
 	defer set.Close()
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
 	var group lifecycle.Group
 	// The admin face is added first, so that it stays up during the drain and
 	// tells the load balancer about it. After a hand-over it is the successor's.
 	if ln := set.Listener(adminSocket); ln != nil {
-		admin := &adminhttp.Server{Gatherer: d.reg, Ready: d.ready, Handlers: d.admin}
+		admin := &adminhttp.Server{Gatherer: d.reg, Ready: d.ready, Token: d.adminToken}
+		if d.admin != nil {
+			admin.Handlers = d.admin(stop)
+		}
 		group.Add("admin", func(ctx context.Context) error {
 			own, cancel := context.WithCancel(ctx)
 			defer cancel()

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -27,6 +28,7 @@ type gatewayFlags struct {
 	listen      string
 	adminListen string
 	accessLog   bool
+	adminToken  string
 	handover    string
 	logLevel    string
 	check       bool
@@ -50,7 +52,7 @@ themselves within drain.timeout.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if f.config != "" {
-				for _, name := range []string{"upstream", "zone", "listen", "admin-listen", "access-log", "handover"} {
+				for _, name := range []string{"upstream", "zone", "listen", "admin-listen", "access-log", "handover", "admin-token-file"} {
 					if cmd.Flags().Changed(name) {
 						return &exitError{code: 2, err: fmt.Errorf("--%s: already decided by --config; set it in the file", name)}
 					}
@@ -60,12 +62,14 @@ themselves within drain.timeout.`,
 		},
 	}
 	cmd.AddCommand(a.keyIDCommand())
+	cmd.AddCommand(a.gatewayAdminCommands()...)
 	flags := cmd.Flags()
 	flags.StringVar(&f.config, "config", "", "configuration file (YAML)")
 	flags.StringArrayVar(&f.upstreams, "upstream", nil, "a Dify API instance, [scheme://]host:port[@zone]; repeat for each")
 	flags.StringVar(&f.zone, "zone", "", "the zone of this gateway; instances of the same zone come first")
 	flags.StringVar(&f.listen, "listen", defaults.Listen, "address for clients")
-	flags.StringVar(&f.adminListen, "admin-listen", defaults.AdminListen, "address of /metrics, /livez and /readyz; empty for none")
+	flags.StringVar(&f.adminListen, "admin-listen", defaults.AdminListen, "address of /metrics, /livez, /readyz and the admin API; empty for none")
+	flags.StringVar(&f.adminToken, "admin-token-file", "", "file with the token of the admin API, needed when --admin-listen is not a loopback address")
 	flags.BoolVar(&f.accessLog, "access-log", false, "log every request")
 	flags.StringVar(&f.handover, "handover", "", "path of a Unix socket: a second process with the same path takes over from a running one without closing the port")
 	flags.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
@@ -109,7 +113,7 @@ func (f *gatewayFlags) load() (gateway.Config, error) {
 		return cfg, errors.New("no Dify instance: give --upstream http://host:port@zone for each, or --config FILE")
 	}
 	cfg.Zone, cfg.Listen, cfg.AdminListen, cfg.AccessLog = f.zone, f.listen, f.adminListen, f.accessLog
-	cfg.Handover = f.handover
+	cfg.Handover, cfg.Admin.TokenFile = f.handover, f.adminToken
 	for _, s := range f.upstreams {
 		u, err := gateway.ParseUpstream(s)
 		if err != nil {
@@ -146,12 +150,12 @@ func (a *app) runGateway(ctx context.Context, f *gatewayFlags) error {
 	}
 	if f.config != "" {
 		d.reload = func() error {
-			next, err := f.load()
-			if err != nil {
-				return err
-			}
-			return g.Reload(next)
+			return g.ReloadFrom(f.load)
 		}
+	}
+	d.adminToken = g.AdminToken
+	d.admin = func(stop func()) map[string]http.Handler {
+		return g.AdminHandlers(gateway.AdminOptions{Version: version, Reload: d.reload, Stop: stop})
 	}
 	return serve(ctx, d)
 }

@@ -220,6 +220,7 @@ func (c *Cluster) prepare(ctx context.Context) error {
 	for _, z := range c.o.Zones {
 		cfg := gateway.DefaultConfig()
 		cfg.Zone, cfg.Upstreams = z, upstreams
+		cfg.Admin.API = false // would need a token on a zone's address
 		if cfg.Listen, err = c.address(z, numberGateway, gatewayPort); err != nil {
 			return err
 		}

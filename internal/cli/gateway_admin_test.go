@@ -1,0 +1,85 @@
+package cli
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"fournines/internal/eventually"
+)
+
+func TestGatewayAdminCommands(t *testing.T) {
+	backend := func() string {
+		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok") }))
+		t.Cleanup(srv.Close)
+		return strings.TrimPrefix(srv.URL, "http://")
+	}
+	one, two := backend(), backend()
+	listen, admin := freeAddress(t), freeAddress(t)
+	token := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(token, []byte("0123456789abcdef\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var log output
+	done := make(chan int, 1)
+	go func() {
+		done <- Main(t.Context(), []string{"gateway", "--zone", "a", "--listen", listen, "--admin-listen", admin, "--admin-token-file", token,
+			"--upstream", one + "@a", "--upstream", two + "@b"}, strings.NewReader(""), io.Discard, &log)
+	}()
+	run := func(args ...string) (int, string) {
+		var out, stderr bytes.Buffer
+		code := Main(t.Context(), append([]string{"gateway"}, args...), strings.NewReader(""), &out, &stderr)
+		return code, out.String() + stderr.String()
+	}
+	at := []string{"--admin", admin, "--token-file", token}
+	eventually.Nil(t, time.Minute, func() error {
+		if code, out := run(append([]string{"status"}, at...)...); code != 0 || !strings.Contains(out, "ready") || strings.Contains(out, "not ready") {
+			return fmt.Errorf("%d %s", code, out)
+		}
+		return nil
+	})
+	for _, tc := range []struct {
+		args []string
+		code int
+		says string
+	}{
+		{[]string{"endpoints", "--admin", admin}, 1, "give it with --token-file"},
+		{append([]string{"endpoints"}, at...), 0, one},
+		{append([]string{"drain", one}, at...), 0, "drained"},
+		{append([]string{"drain", two}, at...), 1, "last endpoint in service"},
+		{append([]string{"drain", "nobody"}, at...), 1, `there is no endpoint "nobody"`},
+		{append([]string{"undrain", one}, at...), 0, "in service"},
+		{append([]string{"apps"}, at...), 0, "none"},
+		{append([]string{"streams"}, at...), 0, "CLASS"},
+		{append([]string{"status", "-o", "json"}, at...), 0, `"lastReloadOk":true`},
+		{append([]string{"reload"}, at...), 1, "started without --config"},
+		{[]string{"status", "--admin", freeAddress(t)}, 1, "connection refused"},
+		{append([]string{"status", "-o", "xml"}, at...), 2, "want table or json"},
+		{append([]string{"undrain"}, at...), 2, "wants the name of one endpoint"},
+	} {
+		if code, out := run(tc.args...); code != tc.code || !strings.Contains(out, tc.says) {
+			t.Errorf("%v: %d %q, want %d and %q", tc.args[:1], code, out, tc.code, tc.says)
+		}
+	}
+	if code, out := run(append([]string{"drain"}, at...)...); code != 0 {
+		t.Errorf("drain: %d %s", code, out)
+	}
+	select {
+	case code := <-done:
+		if code != 0 {
+			t.Errorf("the gateway ended with %d: %s", code, &log)
+		}
+	case <-time.After(time.Minute):
+		t.Fatalf("the gateway does not end: %s", &log)
+	}
+	if strings.Contains(log.String(), "0123456789abcdef") {
+		t.Error("the token is in the log")
+	}
+}
