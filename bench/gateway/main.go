@@ -20,22 +20,22 @@ import (
 )
 
 func main() {
+	if err := realMain(); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func realMain() error {
 	if isRole, err := runRole(os.Args[1:]); isRole {
-		if err != nil {
-			fmt.Fprintln(os.Stderr, "bench:", err)
-			os.Exit(1)
-		}
-		return
+		return err
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
-	switch err := runCommand(ctx, os.Args[1:], os.Stdout, os.Stderr); {
-	case errors.Is(err, flag.ErrHelp):
-	case err != nil:
-		fmt.Fprintln(os.Stderr, "bench:", err)
-		stop()
-		os.Exit(1)
+	if err := runCommand(ctx, os.Args[1:], os.Stdout, os.Stderr); !errors.Is(err, flag.ErrHelp) {
+		return err
 	}
+	return nil
 }
 
 // runCommand is the command without the process around it.

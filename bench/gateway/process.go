@@ -100,7 +100,11 @@ func (p *child) pid() int { return p.cmd.Process.Pid }
 func (p *child) alive() error {
 	select {
 	case <-p.done:
-		return fmt.Errorf("%s ended: %v: %s", p.name, p.err, p.lastWords())
+		how := p.err
+		if how == nil {
+			how = errors.New("exit status 0")
+		}
+		return fmt.Errorf("%s ended: %w: %s", p.name, how, p.lastWords())
 	default:
 		return nil
 	}
@@ -123,7 +127,6 @@ func (p *child) stop() {
 // usage is what a process and its descendants have taken.
 type usage struct {
 	cpu time.Duration // user and system time of all threads, children that ended included
-	rss int64         // bytes
 	at  time.Time
 }
 
