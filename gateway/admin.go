@@ -224,7 +224,7 @@ func (g *Gateway) status(version string) Status {
 	set := g.settings.Load()
 	s := Status{
 		Zone: set.Zone, Version: version, PID: os.Getpid(), Started: g.admin.started.Round(0), UptimeSeconds: time.Since(g.admin.started).Seconds(),
-		Draining: g.draining.Load(), InFlight: g.inFlight.Load(), Waiting: g.pool.Waiting(), Streams: g.usage.openStreams(),
+		Draining: g.draining.Load(), InFlight: g.inFlight.Load(), Waiting: g.admit.Waiting(), Streams: g.usage.openStreams(),
 		Connections: g.conns.Load(), ConfigHash: set.hash, LastReloadOK: true,
 	}
 	if err := g.Ready(); err != nil {

@@ -13,6 +13,18 @@ type App struct {
 	// KeyIDs are the ids of its API keys (see dify.KeyID), at least one. A key
 	// itself is never configured: the gateway only has to recognise it.
 	KeyIDs []string `yaml:"keyIds"`
+	// Weight is the app's share of the instances when they are short, next to
+	// other apps, which have 1. 0 to 1000; default 1.
+	Weight float64 `yaml:"weight"`
+	// MaxInFlight bounds its requests in work, per gateway; more wait, and get
+	// 429 when that takes too long. 0, the default, is no bound.
+	MaxInFlight int64 `yaml:"maxInFlight"`
+	// MaxQueue bounds its waiting requests; 0, the default, is
+	// overload.appQueue.
+	MaxQueue int `yaml:"maxQueue"`
+	// Priority is the best its requests can have: "interactive" (default) or
+	// "batch", which waits behind interactive and is refused before it.
+	Priority string `yaml:"priority"`
 }
 
 // app is whom a request belongs to.
@@ -64,6 +76,18 @@ func validateApps(apps []App, bad func(field, format string, args ...any)) {
 			bad(field+".name", "%q is already the name of apps[%d]", a.Name, first)
 		default:
 			names[a.Name] = i
+		}
+		if !(a.Weight >= 0 && a.Weight <= 1000) {
+			bad(field+".weight", "%v is not between 0 and 1000", a.Weight)
+		}
+		if a.MaxInFlight < 0 {
+			bad(field+".maxInFlight", "%d is less than 0", a.MaxInFlight)
+		}
+		if a.MaxQueue < 0 {
+			bad(field+".maxQueue", "%d is less than 0", a.MaxQueue)
+		}
+		if a.Priority != "" && a.Priority != PriorityInteractive && a.Priority != PriorityBatch {
+			bad(field+".priority", "%q is neither %s nor %s", a.Priority, PriorityInteractive, PriorityBatch)
 		}
 		if len(a.KeyIDs) == 0 {
 			bad(field+".keyIds", "at least one is needed; `fournines gateway key-id` prints the id of a key")

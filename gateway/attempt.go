@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"fournines/gateway/admit"
 	"fournines/gateway/balance"
 	"fournines/gateway/dify"
 	"fournines/internal/http1"
@@ -22,7 +23,7 @@ type upstream struct {
 	resp   *http.Response
 	ctx    context.Context // the attempt's: its cause says who ended it
 	ep     *balance.Endpoint
-	pool   *balance.Pool
+	slot   *balance.Slot
 	cancel context.CancelCauseFunc
 	held   *[]byte // the whole body, when it was prefetched
 	late   bool    // it has been reported as slow
@@ -38,7 +39,7 @@ func (u *upstream) close() {
 	u.closed = true
 	u.cancel(nil)
 	_ = u.resp.Body.Close()
-	u.pool.Release(u.ep)
+	u.slot.Release()
 }
 
 // failure is an attempt without an answer.
@@ -89,6 +90,7 @@ func (x *exchange) send() (*upstream, error) {
 		}
 		if up != nil {
 			status := up.resp.StatusCode
+			x.learn(status)
 			switch {
 			case status >= 500 && status != http.StatusNotImplemented:
 				x.g.pool.Report(ep, balance.ServerError)
@@ -148,9 +150,12 @@ func (x *exchange) retryableStatus(ep *balance.Endpoint, code int) bool {
 // may be used have been, it begins again after a short pause, with the one that
 // failed last at the end.
 func (x *exchange) acquire() (*balance.Endpoint, error) {
-	ep, err := x.g.pool.Acquire(x.ctx, x.tried)
-	if err != nil || ep != nil {
-		return ep, err
+	if x.ticket.App == nil {
+		x.queueUp()
+	}
+	got, err := x.g.admit.Acquire(x.ctx, &x.ticket, x.tried)
+	if err != nil || got == admit.Admitted {
+		return x.ticket.Slot.Endpoint, err
 	}
 	timer := time.NewTimer(retryPause/2 + rand.N(retryPause))
 	defer timer.Stop()
@@ -161,9 +166,9 @@ func (x *exchange) acquire() (*balance.Endpoint, error) {
 	}
 	// Somebody may have come into service meanwhile.
 	for _, avoid := range [...][]*balance.Endpoint{x.tried, x.tried[max(0, len(x.tried)-1):], nil} {
-		if ep, err = x.g.pool.Acquire(x.ctx, avoid); err != nil || ep != nil {
+		if got, err = x.g.admit.Acquire(x.ctx, &x.ticket, avoid); err != nil || got == admit.Admitted {
 			x.tried = slices.Clone(avoid)
-			return ep, err
+			return x.ticket.Slot.Endpoint, err
 		}
 	}
 	return nil, dify.ErrUnavailable
@@ -230,7 +235,7 @@ func (x *exchange) try(ep *balance.Endpoint) (*upstream, failure) {
 	v := x.watch(ep, cancel)
 	begin := time.Now()
 	resp, err := x.g.transport.Do(ctx, &req) //nolint:bodyclose // upstream.close does, here or where the answer has been passed on
-	up := &upstream{resp: resp, ctx: ctx, ep: ep, pool: x.g.pool, cancel: cancel}
+	up := &upstream{resp: resp, ctx: ctx, ep: ep, slot: &x.ticket.Slot, cancel: cancel}
 	if err == nil {
 		ep.Observe(time.Since(begin))
 		err = up.prefetch(x)
@@ -247,7 +252,7 @@ func (x *exchange) try(ep *balance.Endpoint) (*upstream, failure) {
 		}
 		return nil, failure{err: err, died: true, reason: "cut"}
 	}
-	defer x.g.pool.Release(ep)
+	defer x.ticket.Slot.Release()
 	defer cancel(nil)
 	got := http1.Lost
 	var e *http1.Error

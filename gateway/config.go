@@ -53,6 +53,8 @@ type Config struct {
 	// X-Forwarded-For is believed by limits by address. Default none: the
 	// address is that of the connection.
 	TrustedProxies []string `yaml:"trustedProxies"`
+	// Overload sets what happens when there is more to do than the instances can.
+	Overload Overload `yaml:"overload"`
 	// Redis is what the gateways share. Default none.
 	Redis Redis `yaml:"redis"`
 	// Jobs is the async lane. Default off.
@@ -196,7 +198,7 @@ func DefaultConfig() Config {
 			BaseTime: 5 * time.Second, MaxTime: time.Minute, MaxShare: 0.5,
 		},
 		Retry:  Retry{Attempts: 3, BudgetShare: 0.2, BudgetMin: 30, ConnectTimeout: time.Second, TryTimeout: 10 * time.Second},
-		Stream: defaultStream(), Conversations: defaultConversations(),
+		Stream: defaultStream(), Conversations: defaultConversations(), Overload: defaultOverload(),
 		RateLimitSharing: limit.DefaultSharing(),
 		Limits: Limits{
 			MaxBodyBytes: 100 << 20, MaxHeaderBytes: 64 << 10, ReplayBytes: 1 << 20,
@@ -291,6 +293,7 @@ func (c *Config) Validate() error {
 	atLeast("retry.tryTimeout", c.Retry.TryTimeout, 10*ms)
 	c.Stream.validate(bad)
 	c.Conversations.validate(bad)
+	c.Overload.validate(bad)
 	atLeast("limits.queueTimeout", c.Limits.QueueTimeout, ms)
 	atLeast("limits.headerTimeout", c.Limits.HeaderTimeout, 10*ms)
 	atLeast("limits.bodyTimeout", c.Limits.BodyTimeout, 10*ms)
@@ -353,6 +356,6 @@ func (c *Config) pool() (balance.Config, []balance.Target) {
 		ErrorShare: c.Ejection.ErrorShare, OthersErrorShare: c.Ejection.OthersErrorShare,
 		ErrorWindow: c.Ejection.ErrorWindow, MinRequests: c.Ejection.MinRequests,
 		EjectionBase: c.Ejection.BaseTime, EjectionMax: c.Ejection.MaxTime, MaxEjectedShare: c.Ejection.MaxShare,
-		MaxInFlight: c.Limits.MaxInFlight, MaxQueue: c.Limits.MaxQueue, QueueTimeout: c.Limits.QueueTimeout,
+		MaxInFlight: c.Limits.MaxInFlight, MaxStreams: c.Overload.MaxStreams, Limit: c.Overload.limit(),
 	}, targets
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/redis/go-redis/v9"
 
+	"fournines/gateway/admit"
 	"fournines/gateway/balance"
 	"fournines/gateway/conversation"
 	"fournines/gateway/jobs"
@@ -52,6 +53,7 @@ type Gateway struct {
 	log       *slog.Logger
 	m         *metrics
 	pool      *balance.Pool
+	admit     *admit.Controller
 	budget    balance.Budget
 	transport *http1.Transport
 	redis     *redis.ClusterClient // nil without one; Run closes it
@@ -84,7 +86,7 @@ func New(cfg Config, log *slog.Logger, reg prometheus.Registerer) (*Gateway, err
 		return nil, err
 	}
 	g := &Gateway{log: log, transport: newTransport(cfg.Retry.ConnectTimeout), handed: make(chan struct{})}
-	g.m, err = newMetrics(reg, func() float64 { return float64(g.pool.Waiting()) })
+	g.m, err = newMetrics(reg, func() float64 { return float64(g.admit.Waiting()) })
 	if err != nil {
 		return nil, fmt.Errorf("register metrics: %w", err)
 	}
@@ -113,7 +115,13 @@ func New(cfg Config, log *slog.Logger, reg prometheus.Registerer) (*Gateway, err
 		return nil, err
 	}
 	poolCfg, targets := cfg.pool()
-	g.pool = balance.New(poolCfg, targets, log, g.m)
+	g.pool = balance.New(poolCfg, targets, log, g.m, func() { g.admit.Freed() })
+	admission, apps := cfg.admission()
+	g.admit = admit.New(admission, g.pool)
+	g.admit.Update(admission, apps)
+	if err := reg.Register(g.admit); err != nil {
+		return nil, fmt.Errorf("register metrics: %w", err)
+	}
 	g.settings.Store(set)
 	return g, nil
 }
@@ -205,6 +213,7 @@ func (g *Gateway) applyReload(cfg Config) error {
 	g.limits.Update(cfg.RateLimits, cfg.RateLimitSharing)
 	poolCfg, targets := cfg.pool()
 	g.pool.Update(poolCfg, targets)
+	g.admit.Update(cfg.admission())
 	return nil
 }
 

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"fournines/gateway/admit"
 	"fournines/gateway/balance"
 	"fournines/gateway/conversation"
 	"fournines/gateway/dify"
@@ -60,6 +61,8 @@ type exchange struct {
 	status   int
 	zone     string // of the instance that answered
 	endpoint string
+	ticket   admit.Ticket  // its way to a place at an instance
+	learnt   bool          // the app has a queue of its own, or never gets one
 	sent     int64         // bytes of the answer's body
 	ttfc     bool          // the first content has been counted
 	first    time.Duration // from start to the first content; 0 before
@@ -78,6 +81,7 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	defer func() {
 		p := recover()
+		x.g.admit.Close(&x.ticket)
 		x.account()
 		g.m.inFlight.Dec()
 		g.inFlight.Add(-1)
@@ -142,6 +146,9 @@ func (x *exchange) serve() {
 		return
 	}
 	x.zone, x.endpoint = up.ep.Zone, up.ep.Name
+	if !x.class.Streams() && (up.resp.StatusCode == http.StatusSwitchingProtocols || isEventStream(up.resp.Header)) {
+		x.ticket.Slot.Content(false) // it may be silent for as long as it likes
+	}
 	switch {
 	case up.resp.StatusCode == http.StatusSwitchingProtocols:
 		x.serveUpgrade(up)
@@ -291,6 +298,7 @@ func (x *exchange) content() {
 		return
 	}
 	x.ttfc = true
+	x.workOver()
 	x.first = max(1, time.Since(x.start))
 	x.g.m.firstContent.WithLabelValues(x.class.String()).Observe(x.first.Seconds())
 }
@@ -298,11 +306,12 @@ func (x *exchange) content() {
 // failErr answers with what err means.
 func (x *exchange) failErr(err error) {
 	var answer dify.Error
+	if e, ok := refusal(err); ok {
+		err = e
+	}
 	switch {
 	case errors.As(err, &answer):
 		x.fail(answer)
-	case errors.Is(err, balance.ErrOverloaded):
-		x.fail(dify.ErrOverloaded)
 	case errors.Is(err, errDraining):
 		x.fail(dify.ErrDraining)
 	case errors.Is(err, errRequestTimeout):

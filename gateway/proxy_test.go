@@ -296,7 +296,7 @@ func TestOverloadQueuesThenRefuses(t *testing.T) {
 	<-enter
 	go ask()
 	eventually.Nil(t, patience, func() error {
-		if n := g.pool.Waiting(); n != 1 {
+		if n := g.admit.Waiting(); n != 1 {
 			return fmt.Errorf("%d wait", n)
 		}
 		return nil

@@ -108,6 +108,7 @@ func (x *exchange) callStop(path string) string {
 		asked: dify.Fields{Mode: dify.Blocking, User: x.asked.User},
 		body:  body{held: raw, length: int64(len(raw))},
 	}
+	defer s.g.admit.Close(&s.ticket)
 	up, err := s.send()
 	if err != nil {
 		x.g.log.Warn("stop call failed", "id", x.id, "err", err)

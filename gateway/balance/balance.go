@@ -5,7 +5,6 @@
 package balance
 
 import (
-	"context"
 	"log/slog"
 	"math/rand/v2"
 	"slices"
@@ -60,10 +59,11 @@ type Config struct {
 
 	// MaxInFlight bounds the requests in work at one endpoint; 0 is no bound.
 	MaxInFlight int64
-	// MaxQueue bounds how many requests wait for a free endpoint, QueueTimeout
-	// how long one waits.
-	MaxQueue     int
-	QueueTimeout time.Duration
+	// MaxStreams bounds those of them that have shown their first content and
+	// go on, for requests that may become such; 0 is no bound.
+	MaxStreams int64
+	// Limit adapts how many requests without content yet an endpoint has.
+	Limit Limit
 }
 
 // Observer is told what the pool decides. Its methods must not block.
@@ -97,13 +97,18 @@ type Pool struct {
 	all     []*Endpoint
 	changed chan struct{} // wakes Run after Update
 
-	queue queue
+	freed func() // see New
 }
 
 // New returns a pool; Run must run for probes and the end of ejections. Until
-// the first probe has answered, all endpoints are tried.
-func New(cfg Config, targets []Target, log *slog.Logger, obs Observer) *Pool {
-	p := &Pool{log: log, obs: obs, changed: make(chan struct{}, 1)}
+// the first probe has answered, all endpoints are tried. freed, when not nil, is
+// called whenever a place may have come free, from any goroutine and also from
+// New; the pool's lock may be held, so it must not change the pool.
+func New(cfg Config, targets []Target, log *slog.Logger, obs Observer, freed func()) *Pool {
+	if freed == nil {
+		freed = func() {}
+	}
+	p := &Pool{log: log, obs: obs, changed: make(chan struct{}, 1), freed: freed}
 	p.Update(cfg, targets)
 	return p
 }
@@ -122,6 +127,9 @@ func (p *Pool) Update(cfg Config, targets []Target) {
 			continue
 		}
 		next = append(next, newEndpoint(t))
+	}
+	for _, e := range next {
+		e.adaptive.configure(cfg.Limit)
 	}
 	for _, e := range p.all {
 		if !slices.Contains(next, e) {
@@ -172,7 +180,7 @@ func (p *Pool) rebuild(now time.Time) {
 		}
 	}
 	p.snap.Store(s)
-	p.queue.wakeAll()
+	p.freed()
 }
 
 // Healthy returns how many endpoints are usable and how many there are.
@@ -186,31 +194,30 @@ func (p *Pool) Endpoints() []*Endpoint { return p.snap.Load().all }
 
 // pick chooses among the endpoints that tried does not name; when it names all
 // that are usable, nil.
-func (s *snapshot) pick(tried []*Endpoint) *Endpoint {
+func (s *snapshot) pick(tried []*Endpoint, streams bool, now time.Time) *Endpoint {
 	if s.panic != nil {
-		return s.best(s.panic, tried)
+		return s.best(s.panic, tried, streams, now)
 	}
 	first, second := s.local, s.remote
 	if len(s.local) == 0 || (s.localShare < s.cfg.LocalThreshold && rand.Float64() >= s.localShare/s.cfg.LocalThreshold) {
 		first, second = s.remote, s.local
 	}
-	if e := s.best(first, tried); e != nil {
+	if e := s.best(first, tried, streams, now); e != nil {
 		return e
 	}
-	return s.best(second, tried)
+	return s.best(second, tried, streams, now)
 }
 
 // best takes two random eligible endpoints and returns the cheaper one.
-func (s *snapshot) best(from, tried []*Endpoint) *Endpoint {
+func (s *snapshot) best(from, tried []*Endpoint, streams bool, now time.Time) *Endpoint {
 	n := len(from)
 	if n == 0 {
 		return nil
 	}
-	now := time.Now()
 	start := rand.IntN(n)
 	first := -1
 	for i := range n {
-		if e := from[(start+i)%n]; s.eligible(e, tried) {
+		if e := from[(start+i)%n]; s.eligible(e, tried, streams) {
 			first = (start + i) % n
 			break
 		}
@@ -226,7 +233,7 @@ func (s *snapshot) best(from, tried []*Endpoint) *Endpoint {
 	skip := 1 + rand.IntN(n-1)
 	for i := range n - 1 {
 		k := (first + 1 + (skip-1+i)%(n-1)) % n
-		if b := from[k]; s.eligible(b, tried) {
+		if b := from[k]; s.eligible(b, tried, streams) {
 			if b.cost(now, s.cfg.SlowStart) < a.cost(now, s.cfg.SlowStart) {
 				return b
 			}
@@ -236,33 +243,59 @@ func (s *snapshot) best(from, tried []*Endpoint) *Endpoint {
 	return a
 }
 
-func (s *snapshot) eligible(e *Endpoint, tried []*Endpoint) bool {
+// eligible tells whether e has a free place and has not been tried.
+func (s *snapshot) eligible(e *Endpoint, tried []*Endpoint, streams bool) bool {
 	if slices.Contains(tried, e) {
 		return false
 	}
-	return s.cfg.MaxInFlight <= 0 || e.inFlight.Load() < s.cfg.MaxInFlight
+	inFlight, working := e.inFlight.Load(), e.working.Load()
+	return (s.cfg.MaxInFlight <= 0 || inFlight < s.cfg.MaxInFlight) && working < e.adaptive.limit.Load() &&
+		(!streams || s.cfg.MaxStreams <= 0 || inFlight-working < s.cfg.MaxStreams)
 }
 
-// Acquire chooses an endpoint outside tried and counts the request as in
-// flight there; the caller calls Release on it once. It returns nil and no
-// error when every usable endpoint was tried. When all others are full it
-// waits, and fails with ErrOverloaded when the queue or its time is full.
-func (p *Pool) Acquire(ctx context.Context, tried []*Endpoint) (*Endpoint, error) {
-	s := p.snap.Load()
-	if e := s.pick(tried); e != nil {
-		if s.cfg.MaxInFlight <= 0 {
+// Taken is the outcome of Take.
+type Taken uint8
+
+// The outcomes.
+const (
+	Took      Taken = iota // the slot holds a place
+	Full                   // none of the endpoints outside tried has a free one
+	Exhausted              // every endpoint that may be used has been tried
+)
+
+// Take chooses an endpoint outside tried that has a free place and takes it for
+// slot, which must be free. It never waits.
+func (p *Pool) Take(tried []*Endpoint, kind Kind, slot *Slot) Taken {
+	s, now := p.snap.Load(), time.Now()
+	for range takeTries {
+		e := s.pick(tried, kind.Streams, now)
+		if e == nil {
+			if s.exhausted(tried) {
+				return Exhausted
+			}
+			return Full
+		}
+		if s.cfg.MaxInFlight > 0 && e.inFlight.Add(1) > s.cfg.MaxInFlight {
+			e.inFlight.Add(-1)
+			continue
+		} else if s.cfg.MaxInFlight <= 0 {
 			e.inFlight.Add(1)
-			return e, nil
 		}
-		if e.inFlight.Add(1) <= s.cfg.MaxInFlight {
-			return e, nil
+		working, limit := e.working.Add(1), e.adaptive.limit.Load()
+		if working > limit {
+			e.working.Add(-1)
+			e.inFlight.Add(-1)
+			continue
 		}
-		e.inFlight.Add(-1)
-	} else if s.exhausted(tried) {
-		return nil, nil
+		*slot = Slot{pool: p, Endpoint: e, kind: kind, working: true, began: now}
+		slot.window = e.adaptive.enter(working, limit)
+		return Took
 	}
-	return p.wait(ctx, tried)
+	return Full // others are faster; who waits is woken when a place comes free
 }
+
+// takeTries is how often Take chooses again when another request was faster.
+const takeTries = 4
 
 // candidates yields those that requests go to now.
 func (s *snapshot) candidates(yield func(*Endpoint) bool) {
@@ -294,15 +327,9 @@ func (p *Pool) Another(e *Endpoint, tried []*Endpoint) bool {
 		tried = nil
 	}
 	for c := range s.candidates {
-		if c != e && s.eligible(c, tried) {
+		if c != e && s.eligible(c, tried, false) {
 			return true
 		}
 	}
 	return false
-}
-
-// Release ends a request that Acquire began.
-func (p *Pool) Release(e *Endpoint) {
-	e.inFlight.Add(-1)
-	p.queue.wakeOne()
 }

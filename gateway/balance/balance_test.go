@@ -2,7 +2,6 @@ package balance
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -51,7 +50,6 @@ func testConfig() Config {
 		ConsecutiveErrors: 3, Consecutive5xx: 5,
 		ErrorShare: 0.4, OthersErrorShare: 0.1, ErrorWindow: 10 * time.Second, MinRequests: 20,
 		EjectionBase: 5 * time.Second, EjectionMax: time.Minute, MaxEjectedShare: 0.5,
-		MaxQueue: 10, QueueTimeout: patience,
 	}
 }
 
@@ -61,7 +59,7 @@ func target(name, zone string) Target {
 
 // pool makes one whose endpoints are all healthy.
 func pool(cfg Config, obs Observer, targets ...Target) *Pool {
-	p := New(cfg, targets, slog.New(slog.DiscardHandler), obs)
+	p := New(cfg, targets, slog.New(slog.DiscardHandler), obs, nil)
 	for _, e := range p.Endpoints() {
 		p.probed(e, nil)
 	}
@@ -73,12 +71,12 @@ func share(t *testing.T, p *Pool, n int) map[string]int {
 	t.Helper()
 	got := map[string]int{}
 	for range n {
-		e, err := p.Acquire(t.Context(), nil)
-		if err != nil || e == nil {
-			t.Fatalf("Acquire: %v, %v", e, err)
+		var slot Slot
+		if took := p.Take(nil, Kind{}, &slot); took != Took {
+			t.Fatalf("Take: %v", took)
 		}
-		got[e.Name]++
-		p.Release(e)
+		got[slot.Name]++
+		slot.Release()
 	}
 	return got
 }
@@ -103,9 +101,8 @@ func TestZones(t *testing.T) {
 		t.Fatalf("panic: %v", got)
 	}
 	// Tried ones are not chosen again; when all are, there is nobody.
-	e, err := p.Acquire(t.Context(), p.Endpoints())
-	if e != nil || err != nil {
-		t.Fatalf("all tried: %v, %v", e, err)
+	if took := p.Take(p.Endpoints(), Kind{}, new(Slot)); took != Exhausted {
+		t.Fatalf("all tried: %v", took)
 	}
 }
 
@@ -120,11 +117,11 @@ func TestPrefersTheFaster(t *testing.T) {
 	p = pool(testConfig(), &recorder{}, target("a1", "a"), target("a2", "a"))
 	got := map[string]int{}
 	for range 100 {
-		e, err := p.Acquire(t.Context(), nil)
-		if err != nil {
-			t.Fatal(err)
+		var slot Slot
+		if took := p.Take(nil, Kind{}, &slot); took != Took {
+			t.Fatal(took)
 		}
-		got[e.Name]++
+		got[slot.Name]++
 	}
 	if got["a1"] != 50 {
 		t.Fatalf("by work in hand: %v", got)
@@ -251,101 +248,6 @@ func TestBudget(t *testing.T) {
 	})
 }
 
-func TestQueue(t *testing.T) {
-	cfg := testConfig()
-	cfg.MaxInFlight, cfg.MaxQueue = 2, 3
-	p := pool(cfg, &recorder{}, target("a1", "a"))
-	ctx := t.Context()
-	var held []*Endpoint
-	for range 2 {
-		e, err := p.Acquire(ctx, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		held = append(held, e)
-	}
-	results := make(chan error, 3)
-	for range 3 {
-		go func() {
-			e, err := p.Acquire(ctx, nil)
-			if err == nil && e == nil {
-				err = errors.New("no endpoint")
-			}
-			results <- err
-			if e != nil {
-				p.Release(e)
-			}
-		}()
-	}
-	eventually.Nil(t, patience, func() error {
-		if n := p.Waiting(); n != 3 {
-			return fmt.Errorf("%d wait", n)
-		}
-		return nil
-	})
-	if _, err := p.Acquire(ctx, nil); !errors.Is(err, ErrOverloaded) {
-		t.Fatalf("a full queue gave %v", err)
-	}
-	p.Release(held[0])
-	for range 3 {
-		if err := <-results; err != nil {
-			t.Fatal(err)
-		}
-	}
-	// A caller that leaves the queue leaves nothing behind.
-	e, err := p.Acquire(ctx, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	gone, cancel := context.WithCancel(ctx)
-	cancel()
-	if _, err := p.Acquire(gone, nil); !errors.Is(err, context.Canceled) {
-		t.Fatalf("a caller that left got %v", err)
-	}
-	if p.Waiting() != 0 {
-		t.Fatalf("%d still wait", p.Waiting())
-	}
-	p.Release(e)
-	p.Release(held[1])
-	if n := p.Endpoints()[0].InFlight(); n != 0 {
-		t.Fatalf("%d in flight at the end", n)
-	}
-}
-
-func TestQueueUnderLoad(t *testing.T) {
-	cfg := testConfig()
-	cfg.MaxInFlight, cfg.MaxQueue = 2, 1000
-	p := pool(cfg, &recorder{}, target("a1", "a"), target("a2", "a"))
-	var wg sync.WaitGroup
-	var over atomic.Int64
-	for range 16 {
-		wg.Go(func() {
-			for range 200 {
-				e, err := p.Acquire(context.Background(), nil)
-				if err != nil || e == nil {
-					t.Errorf("Acquire: %v, %v", e, err)
-					return
-				}
-				// The count may stand above the bound for the moment in which a
-				// loser takes its place back.
-				if e.InFlight() > cfg.MaxInFlight+16 {
-					over.Add(1)
-				}
-				p.Release(e)
-			}
-		})
-	}
-	wg.Wait()
-	if over.Load() != 0 {
-		t.Fatalf("the bound was passed %d times", over.Load())
-	}
-	for _, e := range p.Endpoints() {
-		if e.InFlight() != 0 {
-			t.Fatalf("%d in flight at the end", e.InFlight())
-		}
-	}
-}
-
 func TestProbesAndUpdate(t *testing.T) {
 	var status atomic.Int64
 	status.Store(200)
@@ -368,7 +270,7 @@ func TestProbesAndUpdate(t *testing.T) {
 	alive := Target{Endpoint: topology.Endpoint{Name: "alive", Zone: "a", Address: ln.Addr().String()}, Scheme: "http"}
 	dead := Target{Endpoint: topology.Endpoint{Name: "dead", Zone: "a", Address: "127.0.0.1:1"}, Scheme: "http"}
 	rec := &recorder{}
-	p := New(testConfig(), []Target{alive, dead}, slog.New(slog.DiscardHandler), rec)
+	p := New(testConfig(), []Target{alive, dead}, slog.New(slog.DiscardHandler), rec, nil)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- p.Run(ctx) }()

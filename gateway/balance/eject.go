@@ -50,6 +50,9 @@ func (p *Pool) Report(e *Endpoint, o Outcome) {
 	if o == Success {
 		return
 	}
+	if o == Failure || o == Slow {
+		e.adaptive.drop()
+	}
 	if o != ServerError {
 		select { // the next probe need not wait for its time
 		case e.kick <- struct{}{}:

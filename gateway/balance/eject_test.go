@@ -98,15 +98,15 @@ func TestPanicPrefersThoseThatAnswerProbes(t *testing.T) {
 	}
 	for i, want := range map[int]*Endpoint{0: es[2], 2: es[0]} {
 		for range 20 {
-			e, err := p.Acquire(t.Context(), []*Endpoint{es[i]})
-			if err != nil || e != want {
-				t.Fatalf("after %s: %v, %v", es[i].Name, e, err)
+			var slot Slot
+			if took := p.Take([]*Endpoint{es[i]}, Kind{}, &slot); took != Took || slot.Endpoint != want {
+				t.Fatalf("after %s: %v, %v", es[i].Name, took, slot.Endpoint)
 			}
-			p.Release(e)
+			slot.Release()
 		}
 	}
-	if e, err := p.Acquire(t.Context(), []*Endpoint{es[2], es[0]}); e != nil || err != nil {
-		t.Fatalf("all candidates tried: %v, %v", e, err)
+	if took := p.Take([]*Endpoint{es[2], es[0]}, Kind{}, new(Slot)); took != Exhausted {
+		t.Fatalf("all candidates tried: %v", took)
 	}
 	ill(p, 0, 2)
 	if got := share(t, p, 400); len(got) != 4 {

@@ -23,6 +23,8 @@ type Endpoint struct {
 	Target
 
 	inFlight atomic.Int64
+	working  atomic.Int64  // those of them that have shown no content yet
+	adaptive adaptive      // bounds working
 	kick     chan struct{} // asks for a probe now
 
 	healthy      atomic.Bool
@@ -72,6 +74,17 @@ func (e *Endpoint) age(now time.Time) int64 { return int64(now.Sub(e.born)) + 1 
 
 // InFlight returns how many requests are in work at the endpoint.
 func (e *Endpoint) InFlight() int64 { return e.inFlight.Load() }
+
+// Working returns how many of them have shown no content yet.
+func (e *Endpoint) Working() int64 { return e.working.Load() }
+
+// Limit returns how many may be without content at a time; 0 is no bound.
+func (e *Endpoint) Limit() int64 {
+	if n := e.adaptive.limit.Load(); n < noLimit {
+		return n
+	}
+	return 0
+}
 
 // Healthy returns what the last probes said.
 func (e *Endpoint) Healthy() bool { return e.healthy.Load() }

@@ -41,6 +41,7 @@ func (p *Pool) Run(ctx context.Context) error {
 			return nil
 		case now := <-ticker.C:
 			p.readmit(now)
+			p.relieve(now)
 		case <-p.changed:
 			now := map[*Endpoint]bool{}
 			for _, e := range p.Endpoints() {
@@ -59,6 +60,19 @@ func (p *Pool) Run(ctx context.Context) error {
 				}
 			}
 		}
+	}
+}
+
+// relieve raises the limits of endpoints that stand still.
+func (p *Pool) relieve(now time.Time) {
+	raised := false
+	for _, e := range p.Endpoints() {
+		if e.adaptive.stalled(e.working.Load(), now) {
+			raised = true
+		}
+	}
+	if raised {
+		p.freed()
 	}
 }
 

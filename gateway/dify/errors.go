@@ -22,6 +22,7 @@ var (
 	ErrBadGateway       = Error{Code: "bad_gateway", Message: "The Dify instance that worked on this request went away. It may have been carried out in part.", Status: http.StatusBadGateway}
 	ErrUnavailable      = Error{Code: "service_unavailable", Message: "No Dify instance can take this request now. It was not carried out; try again.", Status: http.StatusServiceUnavailable, RetryAfterSeconds: 1}
 	ErrOverloaded       = Error{Code: "overloaded", Message: "All Dify instances are busy. The request was not carried out; try again.", Status: http.StatusServiceUnavailable, RetryAfterSeconds: 2}
+	ErrAppBusy          = Error{Code: "too_many_requests", Message: "This app has as many requests in work and waiting as it may have. The request was not carried out; try again.", Status: http.StatusTooManyRequests, RetryAfterSeconds: 2}
 	ErrTimeout          = Error{Code: "gateway_timeout", Message: "The Dify instance did not answer in time. The request may have been carried out.", Status: http.StatusGatewayTimeout}
 	ErrTooLarge         = Error{Code: "request_entity_too_large", Message: "The request's body is larger than the gateway allows.", Status: http.StatusRequestEntityTooLarge}
 	ErrBodyTimeout      = Error{Code: "request_timeout", Message: "The request's body did not arrive in time.", Status: http.StatusRequestTimeout}
