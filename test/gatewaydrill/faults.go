@@ -94,9 +94,10 @@ func Faults() []Fault {
 			hits: hit{instances: true, gateways: true, until: 2 * time.Second},
 			strike: func(_ context.Context, c *Cluster, struck func()) error {
 				struck()
-				// The network first: a zone without power says no goodbye.
+				// The network first, and the gateway before its instances: a zone
+				// without power says no goodbye, and nobody in it sees another die.
 				errs := []error{c.net.Cut(victimZone)}
-				for _, p := range c.inZone(victimZone) {
+				for _, p := range slices.Backward(c.inZone(victimZone)) {
 					errs = append(errs, p.kill())
 				}
 				return errors.Join(errs...)

@@ -14,7 +14,7 @@ import (
 // when every goal was met, 1 when one was missed, 2 when nothing was measured.
 func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	commands := map[string]func(context.Context, []string, io.Writer, io.Writer) (bool, error){
-		"faults": faultsCommand,
+		"faults": faultsCommand, "zones": zonesCommand, "soak": soakCommand,
 	}
 	if len(args) == 0 || commands[args[0]] == nil {
 		fmt.Fprintln(stderr, "usage: gatewaydrill faults|zones|soak [flags]")

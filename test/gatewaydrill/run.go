@@ -22,6 +22,11 @@ type Plan struct {
 	Settle time.Duration
 	// Slow is how much longer than before the fault a good answer may take.
 	Slow time.Duration
+	// Hold, when not 0, is the longest that a fault lasts.
+	Hold time.Duration
+	// Slack is added to the time in which a request may still meet what broke; a
+	// busy machine needs some.
+	Slack time.Duration
 	// MaxOutage is the goal for the longest outage of new requests.
 	MaxOutage time.Duration
 }
@@ -108,7 +113,11 @@ func Run(ctx context.Context, c *Cluster, f Fault, p Plan, repetition int) (*Out
 	r.Window.Fault = time.Now()
 	err := f.strike(ctx, c, func() { blows = append(blows, time.Now()) })
 	if err == nil {
-		wait(ctx, f.hold)
+		hold := f.hold
+		if p.Hold > 0 {
+			hold = min(hold, p.Hold)
+		}
+		wait(ctx, hold)
 	}
 	if f.repair != nil {
 		err = errors.Join(err, f.repair(ctx, c))
@@ -134,7 +143,7 @@ func Run(ctx context.Context, c *Cluster, f Fault, p Plan, repetition int) (*Out
 		if s.Err == "" {
 			continue
 		}
-		if f.hits.explains(s, blows) {
+		if f.hits.explains(s, blows, p.Slack) {
 			o.OnVictim.count(s)
 		} else {
 			o.Other.count(s)
@@ -162,13 +171,13 @@ func longestStall(ctx context.Context) time.Duration {
 }
 
 // explains tells whether a failed request had been in flight on what the blows hit.
-func (h hit) explains(s drill.Sample, blows []time.Time) bool {
+func (h hit) explains(s drill.Sample, blows []time.Time, slack time.Duration) bool {
 	if h.instance != "" && s.Instance == h.instance {
 		return true
 	}
 	there := false
 	for _, b := range blows {
-		there = there || !s.Due.After(b.Add(h.until+50*time.Millisecond)) && s.Done.After(b)
+		there = there || !s.Due.After(b.Add(h.until+slack+50*time.Millisecond)) && s.Done.After(b)
 	}
 	if !there {
 		return false

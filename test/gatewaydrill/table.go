@@ -7,73 +7,16 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
-	"slices"
 	"strings"
-	"syscall"
 	"time"
 
+	"fournines/bench/result"
 	"fournines/drill"
 )
 
-// Machine is where something was measured.
-type Machine struct {
-	CPUs      int     `json:"cpus"`
-	MemoryGiB float64 `json:"memoryGiB"`
-	Kernel    string  `json:"kernel"`
-}
-
-func thisMachine() Machine {
-	m := Machine{CPUs: runtime.NumCPU()}
-	var info syscall.Sysinfo_t
-	if syscall.Sysinfo(&info) == nil {
-		m.MemoryGiB = float64(uint64(info.Totalram)*uint64(info.Unit)>>20) / 1024
-		m.MemoryGiB = float64(int(m.MemoryGiB*10)) / 10
-	}
-	if text, err := os.ReadFile("/proc/sys/kernel/osrelease"); err == nil {
-		m.Kernel = strings.TrimSpace(string(text))
-	}
-	return m
-}
-
-// Spread is a measured value over repetitions.
-type Spread struct {
-	Median float64 `json:"median"`
-	Min    float64 `json:"min"`
-	Max    float64 `json:"max"`
-}
-
-func spreadOf(values []float64) Spread {
-	if len(values) == 0 {
-		return Spread{}
-	}
-	sorted := slices.Clone(values)
-	slices.Sort(sorted)
-	return Spread{Median: sorted[len(sorted)/2], Min: sorted[0], Max: sorted[len(sorted)-1]}
-}
-
-// Row is one line of a result in the common format of bench/results.
-type Row struct {
-	Metric string             `json:"metric"`
-	Better string             `json:"better"`
-	Ours   Spread             `json:"ours"`
-	Peers  map[string]Spread  `json:"peers"`
-	Ratio  map[string]float64 `json:"ratio,omitempty"`
-}
-
-// Suite is the head of every result.
-type Suite struct {
-	Suite   string            `json:"suite"`
-	Date    time.Time         `json:"date"`
-	Machine Machine           `json:"machine"`
-	Runs    int               `json:"runs"`
-	Rows    []Row             `json:"rows"`
-	Missing map[string]string `json:"missing,omitempty"`
-}
-
 // FaultResults is the fault table.
 type FaultResults struct {
-	Suite
+	result.Suite
 	Load   drill.ReportLoad `json:"load"`
 	Faults []FaultResult    `json:"faults"`
 }
@@ -104,7 +47,7 @@ func Table(ctx context.Context, o Options, faults []Fault, p Plan, repeat int, k
 		defer func() { _ = c.Close() }()
 	}
 	r := &FaultResults{
-		Suite: Suite{Suite: "gateway-faults", Date: time.Now().UTC().Truncate(time.Second), Machine: thisMachine(), Runs: repeat, Missing: map[string]string{}},
+		Suite: result.Suite{Suite: "gateway-faults", Date: time.Now().UTC().Truncate(time.Second), Machine: result.ThisMachine(), Runs: repeat, Missing: map[string]string{}},
 		Load:  drill.ReportLoad{RPS: p.Load.Rate, Streams: p.Load.Streams},
 	}
 	for _, f := range faults {
@@ -163,16 +106,16 @@ func (l FaultResult) sum(f func(*Outcome) int) int {
 	return n
 }
 
-func (l FaultResult) rows() []Row {
-	row := func(metric, better string, f func(*Outcome) float64) Row {
-		return Row{Metric: l.Fault + "." + metric, Better: better, Ours: spreadOf(l.values(f)), Peers: map[string]Spread{}}
+func (l FaultResult) rows() []result.Row {
+	row := func(metric, better string, f func(*Outcome) float64) result.Row {
+		return result.Row{Metric: l.Fault + "_" + metric, Better: better, Ours: result.Of(l.values(f)), Peers: map[string]result.Stat{}}
 	}
-	return []Row{
-		row("longest_outage_ms", "lower", func(o *Outcome) float64 { return float64(o.Report.LongestOutageMs) }),
-		row("worst_second_share", "higher", func(o *Outcome) float64 { return o.WorstSecond }),
-		row("idempotent_failed", "lower", func(o *Outcome) float64 { return float64(o.Report.Requests.ByClass[drill.Idempotent].Failed) }),
-		row("idempotent_max_ms", "lower", func(o *Outcome) float64 { return o.Report.Requests.ByClass[drill.Idempotent].MaxMs }),
-		row("post_failed_other", "lower", func(o *Outcome) float64 { return float64(o.Other.Post + o.Other.Refused) }),
+	return []result.Row{
+		row("longest_outage_ms", result.Lower, func(o *Outcome) float64 { return float64(o.Report.LongestOutageMs) }),
+		row("worst_second_share", result.Higher, func(o *Outcome) float64 { return o.WorstSecond }),
+		row("idempotent_failed", result.Lower, func(o *Outcome) float64 { return float64(o.Report.Requests.ByClass[drill.Idempotent].Failed) }),
+		row("idempotent_max_ms", result.Lower, func(o *Outcome) float64 { return o.Report.Requests.ByClass[drill.Idempotent].MaxMs }),
+		row("post_failed_other", result.Lower, func(o *Outcome) float64 { return float64(o.Other.Post + o.Other.Refused) }),
 	}
 }
 
@@ -203,9 +146,9 @@ func (r *FaultResults) Markdown() string {
 	b.WriteString("| fault | requests | idempotent failed (repeated by the client) | blocking posts failed: on what broke / other | streams ended by an error event: on what broke / other | streams refused | streams cut: on what broke / other | longest outage of new requests, median / max | worst second, median / min | longest wait of an idempotent request | goals met |\n")
 	b.WriteString("|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n")
 	for _, l := range r.Faults {
-		outage := spreadOf(l.values(func(o *Outcome) float64 { return float64(o.Report.LongestOutageMs) }))
-		worst := spreadOf(l.values(func(o *Outcome) float64 { return 100 * o.WorstSecond }))
-		wait := spreadOf(l.values(func(o *Outcome) float64 { return o.Report.Requests.ByClass[drill.Idempotent].MaxMs }))
+		outage := result.Of(l.values(func(o *Outcome) float64 { return float64(o.Report.LongestOutageMs) }))
+		worst := result.Of(l.values(func(o *Outcome) float64 { return 100 * o.WorstSecond }))
+		wait := result.Of(l.values(func(o *Outcome) float64 { return o.Report.Requests.ByClass[drill.Idempotent].MaxMs }))
 		fmt.Fprintf(&b, "| %s | %d | %d (%d) | %d / %d | %d / %d | %d | %d / %d | %.0f / %.0f ms | %.0f / %.0f%% | %.0f ms | %d of %d |\n",
 			l.About, l.sum(func(o *Outcome) int { return o.Report.Requests.Total }),
 			l.sum(func(o *Outcome) int { return o.Report.Requests.ByClass[drill.Idempotent].Failed }),
