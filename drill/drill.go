@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 
@@ -19,6 +20,16 @@ type Target interface {
 	// KillUnit ends the unit's processes at once, as a crash would; the stack
 	// restarts them by its own rules.
 	KillUnit(ctx context.Context, name string) error
+	// PauseUnit stops the unit's processes where they are, as a machine that
+	// hangs does; ResumeUnit lets them go on.
+	PauseUnit(ctx context.Context, name string) error
+	ResumeUnit(ctx context.Context, name string) error
+	// RestartUnit replaces the unit's process in an orderly way and returns when
+	// the new one is ready.
+	RestartUnit(ctx context.Context, name string) error
+	// ZoneCut takes a zone's network; its processes go on. ZoneHeal gives it back.
+	ZoneCut(ctx context.Context, zone string) error
+	ZoneHeal(ctx context.Context, zone string) error
 	// ZoneOff takes a zone's power: all its processes end at once and stay away.
 	ZoneOff(ctx context.Context, zone string) error
 	// ZoneOn gives the power back and starts what belongs into the zone.
@@ -60,6 +71,8 @@ type Drill struct {
 	NeedsZone bool
 	// MaxOutage is the longest outage with which the drill passes.
 	MaxOutage time.Duration
+	// noFailure tells that not a single request may fail.
+	noFailure bool
 	// victim picks what will be broken from the state of the stack.
 	victim func(topology.Status, Options) (string, error)
 	// strike breaks it.
@@ -71,12 +84,42 @@ type Drill struct {
 // Catalogue lists the drills in the order in which they are best run.
 func Catalogue() []Drill {
 	kill := func(ctx context.Context, t Target, victim string) error { return t.KillUnit(ctx, victim) }
+	first := func(kind string) func(topology.Status, Options) (string, error) {
+		return func(s topology.Status, _ Options) (string, error) { return find(s, kind, "") }
+	}
 	return []Drill{
 		{
 			Name: "api-kill", About: "kill -9 one Dify API instance; the stack restarts it",
-			MaxOutage: time.Second,
-			victim:    func(s topology.Status, _ Options) (string, error) { return find(s, "dify-api", "") },
-			strike:    kill,
+			MaxOutage: time.Second, victim: first("dify-api"), strike: kill,
+		},
+		{
+			Name: "api-hang", About: "stop one Dify API instance where it is (SIGSTOP), and let it go on later",
+			MaxOutage: time.Second, victim: first("dify-api"),
+			strike: func(ctx context.Context, t Target, victim string) error { return t.PauseUnit(ctx, victim) },
+			repair: func(ctx context.Context, t Target, victim string) error { return t.ResumeUnit(ctx, victim) },
+		},
+		{
+			Name: "gateway-kill", About: "kill -9 one gateway; the stack restarts it",
+			MaxOutage: time.Second, victim: first("gateway"), strike: kill,
+		},
+		{
+			Name: "gateway-restart", About: "restart all gateways in an orderly way, one after the other",
+			MaxOutage: time.Second, noFailure: true,
+			victim: func(s topology.Status, _ Options) (string, error) {
+				all := findAll(s, "gateway")
+				if len(all) == 0 {
+					return "", errors.New("the stack has no gateway")
+				}
+				return strings.Join(all, ","), nil
+			},
+			strike: func(ctx context.Context, t Target, victims string) error {
+				for name := range strings.SplitSeq(victims, ",") {
+					if err := t.RestartUnit(ctx, name); err != nil {
+						return err
+					}
+				}
+				return nil
+			},
 		},
 		{
 			Name: "primary-kill", About: "kill -9 the PostgreSQL primary together with its Patroni agent",
@@ -90,6 +133,13 @@ func Catalogue() []Drill {
 			victim: func(s topology.Status, o Options) (string, error) { return findZone(s, o.Zone) },
 			strike: func(ctx context.Context, t Target, victim string) error { return t.ZoneOff(ctx, victim) },
 			repair: func(ctx context.Context, t Target, victim string) error { return t.ZoneOn(ctx, victim) },
+		},
+		{
+			Name: "zone-cut", About: "cut a zone off by the network, its processes go on, and connect it again later",
+			NeedsZone: true, MaxOutage: 30 * time.Second,
+			victim: func(s topology.Status, o Options) (string, error) { return findZone(s, o.Zone) },
+			strike: func(ctx context.Context, t Target, victim string) error { return t.ZoneCut(ctx, victim) },
+			repair: func(ctx context.Context, t Target, victim string) error { return t.ZoneHeal(ctx, victim) },
 		},
 	}
 }
@@ -116,6 +166,19 @@ func find(s topology.Status, kind, role string) (string, error) {
 		}
 	}
 	return "", fmt.Errorf("the stack has no %s %s", kind, role)
+}
+
+// findAll returns all units of a kind.
+func findAll(s topology.Status, kind string) []string {
+	var out []string
+	for _, z := range s.Zones {
+		for _, c := range z.Components {
+			if c.Kind == kind {
+				out = append(out, c.Name)
+			}
+		}
+	}
+	return out
 }
 
 func findZone(s topology.Status, zone string) (string, error) {
@@ -244,6 +307,12 @@ func (d Drill) Run(ctx context.Context, t Target, o Options, log *slog.Logger) (
 	r.LongestOutageMs = r.Requests.measureOutages(all, slow, o.Load, r.Window.End).Milliseconds()
 	r.RecoveryMs = recovery(all, slow, r.Window.Fault).Milliseconds()
 	r.Checks = append(r.Checks, writes.check(mend))
+	if d.noFailure {
+		r.Checks = append(r.Checks, Check{
+			Name: "no-failure", OK: r.Requests.Failed == 0,
+			Detail: fmt.Sprintf("%d of %d requests failed", r.Requests.Failed, r.Requests.Total),
+		})
+	}
 	limit := d.MaxOutage
 	if o.MaxOutage > 0 {
 		limit = o.MaxOutage

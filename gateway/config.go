@@ -90,7 +90,7 @@ type Health struct {
 // Balance sets the choice of an instance.
 type Balance struct {
 	// LocalThreshold (0..1] is the healthy share of the own zone's instances
-	// under which requests spill over to other zones. Default 0.7.
+	// under which requests spill over to other zones. Default 0.6.
 	LocalThreshold float64 `yaml:"localThreshold"`
 	// SlowStart is how long a recovered instance takes to its full share. Default 10s.
 	SlowStart time.Duration `yaml:"slowStart"`
@@ -191,7 +191,7 @@ func DefaultConfig() Config {
 		Admin:       Admin{API: true},
 		TLS:         TLS{Poll: 5 * time.Second}, AccessLogShare: 1,
 		Health:  Health{Path: "/health", Interval: time.Second, Timeout: time.Second, Rise: 2, Fall: 2},
-		Balance: Balance{LocalThreshold: 0.7, SlowStart: 10 * time.Second},
+		Balance: Balance{LocalThreshold: 0.6, SlowStart: 10 * time.Second},
 		Ejection: Ejection{
 			ConsecutiveErrors: 3, Consecutive5xx: 5,
 			ErrorShare: 0.4, OthersErrorShare: 0.1, ErrorWindow: 10 * time.Second, MinRequests: 20,

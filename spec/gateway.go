@@ -88,7 +88,7 @@ func defaultGateway() Gateway {
 			MaxShare:          0.5,
 		},
 		Retry:          GatewayRetry{Attempts: 3, Budget: 0.2},
-		SpillThreshold: 0.7,
+		SpillThreshold: 0.6,
 		ConnectTimeout: Duration(1 * second),
 		DrainTimeout:   Duration(30 * second),
 		MaxBody:        100 * mebibyte,

@@ -25,6 +25,21 @@ func (t drillTarget) Status(ctx context.Context) (topology.Status, error) {
 func (t drillTarget) KillUnit(ctx context.Context, name string) error {
 	return t.client.Kill(ctx, name)
 }
+func (t drillTarget) PauseUnit(ctx context.Context, name string) error {
+	return t.client.Pause(ctx, name)
+}
+func (t drillTarget) ResumeUnit(ctx context.Context, name string) error {
+	return t.client.Resume(ctx, name)
+}
+func (t drillTarget) RestartUnit(ctx context.Context, name string) error {
+	return t.client.Restart(ctx, name)
+}
+func (t drillTarget) ZoneCut(ctx context.Context, zone string) error {
+	return t.client.Cut(ctx, zone)
+}
+func (t drillTarget) ZoneHeal(ctx context.Context, zone string) error {
+	return t.client.Heal(ctx, zone)
+}
 func (t drillTarget) ZoneOff(ctx context.Context, zone string) error {
 	return t.client.PowerOff(ctx, zone)
 }
@@ -44,7 +59,7 @@ func (a *app) drillCommand() *cobra.Command {
 	)
 	var list strings.Builder
 	for _, d := range drill.Catalogue() {
-		fmt.Fprintf(&list, "  %-14s %s\n", d.Name, d.About)
+		fmt.Fprintf(&list, "  %-15s %s\n", d.Name, d.About)
 	}
 	cmd := &cobra.Command{
 		Use:   "drill NAME [ZONE]",
@@ -54,7 +69,7 @@ reports from the client's side: failed and slow requests, the longest outage,
 whether every acknowledged write is still there. What the drill broke it mends,
 also when it is interrupted.
 
-` + list.String() + `  restore        mend what a killed drill left broken
+` + list.String() + `  restore         mend what a killed drill left broken
 
 Exit status: 0 the drill passed, 1 it failed, 2 it could not run.`,
 		Example: `  fournines drill api-kill
