@@ -6,7 +6,7 @@ TOOLS := $(CURDIR)/.tools
 VERSION := $(shell git describe --always --dirty 2>/dev/null || echo dev)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test setup-lint build up down status test lint check vulncheck licences generate fuzz setup-bench bench-gateway bench-gateway-micro bench-pgproxy bench-redis soak clean
+.PHONY: help setup setup-test setup-lint build up down status test lint check vulncheck licences generate fuzz setup-bench bench-gateway bench-gateway-micro bench-pgproxy bench-redis bench-zones drill-gateway soak soak-gateway clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-19s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -78,6 +78,20 @@ bench-redis: ## commands through redisproxy and direct
 
 soak: setup-test build ## ten minutes of load and faults on a stack of its own
 	FOURNINES_REQUIRE_SERVERS=1 go test -count=1 -timeout 40m -tags soak -run Soak -v ./test/stack
+
+# One fault, once, while working on it:
+#   make drill-gateway ARGS="-only zone-cut -repeat 1 -o '' -table ''"
+drill-gateway: build ## the gateway's fault table: every fault ten times (25 min; root for zone faults)
+	go build -buildvcs=false -o bin/gatewaydrill ./test/gatewaydrill/cmd
+	bin/gatewaydrill faults -o bench/results/gateway-faults.json -table docs/gateway.md $(ARGS)
+
+bench-zones: build ## what 30 ms between zones add to a request (3 min, root)
+	go build -buildvcs=false -o bin/gatewaydrill ./test/gatewaydrill/cmd
+	bin/gatewaydrill zones -o bench/results/zones.json -table docs/gateway.md $(ARGS)
+
+soak-gateway: build ## ten minutes of load and faults: gateways must not grow
+	go build -buildvcs=false -o bin/gatewaydrill ./test/gatewaydrill/cmd
+	bin/gatewaydrill soak $(ARGS)
 
 clean: ## remove what was built
 	rm -rf bin .tools

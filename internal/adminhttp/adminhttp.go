@@ -91,7 +91,9 @@ func (s *Server) guard(h http.Handler) http.Handler {
 			if err != nil {
 				host = r.Host
 			}
-			if ip := net.ParseIP(strings.Trim(host, "[]")); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
+			// Nobody comes to a Unix socket by a name, and its mode says who may.
+			_, unix := r.Context().Value(http.LocalAddrContextKey).(*net.UnixAddr)
+			if ip := net.ParseIP(strings.Trim(host, "[]")); !unix && host != "localhost" && (ip == nil || !ip.IsLoopback()) {
 				http.Error(w, "the admin API is called by a loopback address, or with a token", http.StatusForbidden)
 				return
 			}

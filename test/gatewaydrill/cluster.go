@@ -334,6 +334,7 @@ func (c *Cluster) SetFaults(ctx context.Context, instance string, f difysim.Faul
 	if err != nil {
 		return err
 	}
+	req.Host = "localhost" // the admin face wants to hear that nobody was led there by a name
 	resp, err := c.client.Do(req)
 	if err != nil {
 		return fmt.Errorf("faults of %s: %w", instance, err)

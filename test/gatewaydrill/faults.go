@@ -72,7 +72,7 @@ func Faults() []Fault {
 			repair: func(_ context.Context, c *Cluster) error { return c.procs[victim].start() },
 		},
 		{
-			Name: "instance-hang", About: "an instance hangs (SIGSTOP)", hold: 5 * time.Second,
+			Name: "instance-hang", About: "an instance hangs (SIGSTOP)", hold: 4 * time.Second,
 			hits: hit{instances: true, until: 5 * time.Second},
 			strike: func(_ context.Context, c *Cluster, struck func()) error {
 				struck()
@@ -85,7 +85,7 @@ func Faults() []Fault {
 			strike: wrong(difysim.Faults{Slow: 10}), repair: healthy,
 		},
 		{
-			Name: "instance-errors", About: "an instance answers 50% of its requests with 500", hold: 5 * time.Second,
+			Name: "instance-errors", About: "an instance answers 50% of its requests with 500", hold: 4 * time.Second,
 			hits:   hit{instance: victim},
 			strike: wrong(difysim.Faults{ErrorShare: 0.5}), repair: healthy,
 		},

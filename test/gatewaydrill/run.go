@@ -38,7 +38,7 @@ func DefaultPlan() Plan {
 			AppKey: "app-drill-0000000000000000", Rate: 200, Timeout: 30 * time.Second,
 			Streams: 500, Ramp: 2 * time.Second, ChatTokens: 2, StreamTokens: 12,
 		},
-		Warmup: 2 * time.Second, Settle: 3 * time.Second, Slow: time.Second, MaxOutage: time.Second,
+		Warmup: 1500 * time.Millisecond, Settle: 2500 * time.Millisecond, Slow: time.Second, MaxOutage: time.Second,
 	}
 }
 

@@ -17,7 +17,7 @@ import (
 
 // SoakPlan says how long a cluster is broken again and again, and what may grow.
 type SoakPlan struct {
-	// For is the whole time, at least 2m. The levels of the second fifth are
+	// For is the whole time. The levels of the second fifth are
 	// compared with those of the last fifth.
 	For  time.Duration
 	Load drill.Load
@@ -147,7 +147,7 @@ func Soak(ctx context.Context, c *Cluster, p SoakPlan, say func(string)) (*SoakR
 		return nil, err
 	}
 	r.Requests, _, _ = load.Measure(samples, time.Minute, begun.Add(p.Every), end)
-	r.Growth = compare(watched, seen, end.Sub(begun))
+	r.Growth = c.compare(seen, end.Sub(begun))
 
 	// What is left when nobody asks any more is what leaked.
 	say("waiting until nothing is left")
@@ -221,14 +221,22 @@ func ofLevels(m Metrics) map[string]float64 {
 	return out
 }
 
-// compare takes the medians of the second fifth and of the last.
-func compare(names []string, seen []reading, whole time.Duration) []Growth {
+// compare takes the medians of the second fifth and of the last. All gateways
+// count as one, because clients stay where they are: after a fault one gateway
+// has the connections that another had before.
+func (c *Cluster) compare(seen []reading, whole time.Duration) []Growth {
 	var out []Growth
-	median := func(name, metric string, from, to time.Duration) float64 {
+	kinds := map[string][]string{"gateways": c.gateways, "loadbalancer": {"loadbalancer"}}
+	median := func(kind, metric string, from, to time.Duration) float64 {
 		var v []float64
 		for _, r := range seen {
-			if got, ok := r.levels[name]; ok && r.at >= from && r.at < to {
-				v = append(v, got[metric])
+			sum, all := 0.0, r.at >= from && r.at < to
+			for _, name := range kinds[kind] {
+				got, ok := r.levels[name]
+				sum, all = sum+got[metric], all && ok
+			}
+			if all {
+				v = append(v, sum)
 			}
 		}
 		if len(v) == 0 {
@@ -237,11 +245,11 @@ func compare(names []string, seen []reading, whole time.Duration) []Growth {
 		slices.Sort(v)
 		return v[len(v)/2]
 	}
-	for _, name := range names {
+	for _, kind := range []string{"gateways", "loadbalancer"} {
 		for _, l := range levels {
-			before := median(name, l.metric, whole/5, 2*whole/5)
-			after := median(name, l.metric, 4*whole/5, whole+time.Minute)
-			out = append(out, Growth{name, l.metric, before, after, before*(1+l.share) + l.floor})
+			before := median(kind, l.metric, whole/5, 2*whole/5)
+			after := median(kind, l.metric, 4*whole/5, whole+time.Minute)
+			out = append(out, Growth{kind, l.metric, before, after, before*(1+l.share) + l.floor})
 		}
 	}
 	return out
