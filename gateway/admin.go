@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -164,7 +165,7 @@ func (g *Gateway) AdminHandlers(o AdminOptions) map[string]http.Handler {
 	read := func(f func() any) http.Handler {
 		return handle(func(*http.Request) (int, any) { return http.StatusOK, f() })
 	}
-	return map[string]http.Handler{
+	handlers := map[string]http.Handler{
 		"GET /v1/status":    read(func() any { return g.status(o.Version) }),
 		"GET /v1/endpoints": read(func() any { return g.endpointStates() }),
 		"GET /v1/apps":      read(func() any { return g.usage.appStates() }),
@@ -189,6 +190,8 @@ func (g *Gateway) AdminHandlers(o AdminOptions) map[string]http.Handler {
 			return http.StatusAccepted, g.status(o.Version)
 		}),
 	}
+	maps.Copy(handlers, g.jobHandlers())
+	return handlers
 }
 
 // adminError has the form of Dify's errors.

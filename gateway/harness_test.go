@@ -21,7 +21,11 @@ import (
 	"fournines/internal/eventually"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// A pool of the Redis client whose server was away still sleeps for a second
+// after it has been closed.
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/redis/go-redis/v9/internal/pool.(*ConnPool).tryDial"))
+}
 
 // patience bounds every wait: the machine may be busy.
 const patience = 30 * time.Second

@@ -44,6 +44,14 @@ func (g *Gateway) runLane(base context.Context, wg *sync.WaitGroup) (stop func()
 	return cancel
 }
 
+// jobHandlers are the lane's paths of the admin API.
+func (g *Gateway) jobHandlers() map[string]http.Handler {
+	if g.jobs == nil {
+		return nil
+	}
+	return g.jobs.AdminHandlers()
+}
+
 // serveLane answers what belongs to the async lane: questions about jobs, and
 // requests that become one. It tells whether it has.
 func (x *exchange) serveLane() bool {

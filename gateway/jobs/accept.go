@@ -94,7 +94,11 @@ func (l *Lane) accept(r *http.Request, set *settings, body []byte, complete bool
 	}
 	key := dify.AppKey(r.Header)
 	app := appHash(key)
-	id := newID(queueFor(app))
+	queue := queueFor(app)
+	if !given {
+		queue = l.healthy(queue)
+	}
+	id := newID(queue)
 	box := set.seal.box(id)
 
 	hook := ""
@@ -134,8 +138,8 @@ func (l *Lane) accept(r *http.Request, set *settings, body []byte, complete bool
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), acceptTime+set.ReplicaTimeout)
 	defer cancel()
-	reply, err := l.store.runDurably(ctx, acceptScript, id, digest,
-		append([]any{app, set.MaxQueued, set.MaxPerApp, hold.Milliseconds(), jobPrefix(queueFor(app))}, fields...)...)
+	reply, err := l.store.runDurably(ctx, confirmed, acceptScript, id, digest,
+		append([]any{app, set.MaxQueued, set.MaxPerApp, hold.Milliseconds(), jobPrefix(queue)}, fields...)...)
 	switch {
 	case err != nil && reply.word != "same":
 		// Whether it is on record is not known, or no replica has it.
@@ -162,7 +166,19 @@ func (l *Lane) accept(r *http.Request, set *settings, body []byte, complete bool
 	}
 	// From here on the job is safe whatever happens to this gateway.
 	l.send(ctx, id, 1, 0)
-	return &record{id: id, queue: queueFor(app), state: Queued, created: time.Now()}, false, nil
+	return &record{id: id, queue: queue, state: Queued, created: time.Now()}, false, nil
+}
+
+// healthy returns the queue, or the next one that can take a job safely when its
+// master is away or has no replica. A job with an Idempotency-Key cannot go
+// elsewhere, because the key's record is in its app's queue.
+func (l *Lane) healthy(queue int) int {
+	for i := range queues {
+		if q := (queue + i) % queues; !l.troubled[q].Load() {
+			return q
+		}
+	}
+	return queue
 }
 
 // withdraw takes back a job that its client has been refused.

@@ -74,6 +74,7 @@ type Lane struct {
 	stopped   bool // guarded by mu
 	runs      sync.WaitGroup
 	followers atomic.Int64
+	troubled  [queues]atomic.Bool // cannot take jobs now, by the last sweep
 	hookSlots chan struct{}
 	kick      chan struct{} // asks for a sweep now
 }

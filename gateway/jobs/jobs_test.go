@@ -144,6 +144,26 @@ func TestStreamingBody(t *testing.T) {
 	}
 }
 
+func TestClusterView(t *testing.T) {
+	const nodes = `m1 10.0.0.1:6379@16379 master - 0 1 1 connected 0-5460 [5461->-m2]
+m2 10.0.0.2:6379@16379 myself,master - 0 1 2 connected 5461 5463-10922
+m3 10.0.0.3:6379@16379 master,fail - 1 1 3 disconnected
+r3 10.0.0.6:6379@16379 master - 0 1 4 connected 10923-16383
+r1 10.0.0.4:6379@16379 slave,fail m1 1 1 1 disconnected
+r2 10.0.0.5:6379@16379 slave,fail? m2 0 1 2 connected
+`
+	for slot, want := range map[int]string{0: "m1", 5460: "m1", 5461: "m2", 5462: "", 5463: "m2", 16383: "r3"} {
+		if got := slotOwner(nodes, slot); got != want {
+			t.Errorf("slot %d: %q, want %q", slot, got, want)
+		}
+	}
+	for master, want := range map[string]bool{"m1": false, "m2": true, "": true, "r3": false} {
+		if got := hasReplica(nodes, master); got != want {
+			t.Errorf("a replica of %q: %v", master, got)
+		}
+	}
+}
+
 func TestBackoff(t *testing.T) {
 	for n, want := range []time.Duration{time.Second, 2 * time.Second, 4 * time.Second, 5 * time.Second, 5 * time.Second} {
 		if got := backoff(time.Second, 5*time.Second, n); got != want {

@@ -16,6 +16,7 @@ type metrics struct {
 	hookJobs    *prometheus.GaugeVec
 	oldest      prometheus.Gauge
 	storeUp     prometheus.Gauge
+	unsafe      prometheus.Gauge
 }
 
 func newMetrics(reg prometheus.Registerer) (*metrics, error) {
@@ -42,9 +43,10 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		jobs:     gauges("jobs", "Unfinished and dead jobs of all gateways by state: queued, running, dead. The same at every gateway.", "state"),
 		hookJobs: gauges("jobs_webhooks", "Webhook calls of all gateways: pending, dead. The same at every gateway.", "state"),
 		oldest:   gauge("jobs_oldest_seconds", "How long the oldest waiting job has been due."),
+		unsafe:   gauge("jobs_queues_unreplicated", "Queues, of eight, whose Redis master has no replica: they take no new jobs unless jobs.durability is master."),
 		storeUp:  gauge("jobs_store_up", "1 while all queues could be read at the last sweep."),
 	}
-	for _, c := range []prometheus.Collector{m.accepted, m.finished, m.retries, m.redelivered, m.hooks, m.duration, m.running, m.jobs, m.hookJobs, m.oldest, m.storeUp} {
+	for _, c := range []prometheus.Collector{m.accepted, m.finished, m.retries, m.redelivered, m.hooks, m.duration, m.running, m.jobs, m.hookJobs, m.oldest, m.storeUp, m.unsafe} {
 		if err := reg.Register(c); err != nil {
 			return nil, err
 		}
@@ -58,6 +60,7 @@ func (m *metrics) ended(s State, reason string) {
 
 // show publishes what a sweep found; what it could not read stays as it was.
 func (m *metrics) show(t totals, complete bool) {
+	m.unsafe.Set(float64(t.unsafe))
 	if !complete {
 		m.storeUp.Set(0)
 		return

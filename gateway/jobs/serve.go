@@ -178,7 +178,7 @@ func (l *Lane) cancel(ctx context.Context, rec *record) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, storeTime)
 	defer cancel()
-	r, err := l.store.runDurably(ctx, cancelScript, rec.id, "", l.settings.Load().Retention.Milliseconds())
+	r, err := l.store.runDurably(ctx, confirmedIfAny, cancelScript, rec.id, "", l.settings.Load().Retention.Milliseconds())
 	if err != nil && !errors.Is(err, errNotReplicated) {
 		return err
 	}

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -26,7 +28,22 @@ type store struct {
 	client  redis.UniversalClient
 	durable bool
 	wait    time.Duration // for a replica
+	// lone are the masters, by address, that had no replica a moment ago.
+	lone sync.Map // string -> struct{}
+	// slots of the queues; nil until Redis has said them. For one goroutine.
+	slots []int
 }
+
+// assurance is how much a write needs.
+type assurance bool
+
+const (
+	// confirmed needs a replica that has it.
+	confirmed assurance = false
+	// confirmedIfAny needs one unless the cluster agrees that the master has none
+	// that could take its place: what was accepted goes on then.
+	confirmedIfAny assurance = true
+)
 
 // reply is what a script answers: a word, then more.
 type reply struct {
@@ -108,7 +125,7 @@ func (s *store) runPatiently(ctx context.Context, script, id, idem string, args 
 // it wrote, or errNotReplicated. The script and WAIT go over one connection: WAIT
 // speaks of what was written on it before, and replication keeps the order. While
 // a master is being replaced it tries again until ctx ends; scripts may be sent twice.
-func (s *store) runDurably(ctx context.Context, script, id, idem string, args ...any) (reply, error) {
+func (s *store) runDurably(ctx context.Context, need assurance, script, id, idem string, args ...any) (reply, error) {
 	if !s.durable {
 		return s.run(ctx, script, id, idem, args...)
 	}
@@ -119,7 +136,7 @@ func (s *store) runDurably(ctx context.Context, script, id, idem string, args ..
 	all := append([]any{id}, args...)
 	k := keys(queue, id, idem)
 	for {
-		r, err := s.once(ctx, script, k, all)
+		r, err := s.once(ctx, need, script, k, all)
 		if err == nil || errors.Is(err, errNotReplicated) || !passing(err) {
 			return r, err
 		}
@@ -136,7 +153,7 @@ func (s *store) runDurably(ctx context.Context, script, id, idem string, args ..
 	}
 }
 
-func (s *store) once(ctx context.Context, script string, keys []string, args []any) (reply, error) {
+func (s *store) once(ctx context.Context, need assurance, script string, keys []string, args []any) (reply, error) {
 	node, err := s.master(ctx, keys[0])
 	if err != nil {
 		return reply{}, err
@@ -147,14 +164,59 @@ func (s *store) once(ctx context.Context, script string, keys []string, args []a
 	if err != nil {
 		return reply{}, err
 	}
+	address := node.Options().Addr
+	if _, was := s.lone.Load(address); was && need == confirmedIfAny && alone(ctx, conn) {
+		return r, nil // without waiting for nobody
+	}
 	n, err := conn.Wait(ctx, 1, s.wait).Result()
 	if err != nil {
 		return reply{}, err
 	}
-	if n < 1 {
-		return r, errNotReplicated
+	if n > 0 {
+		s.lone.Delete(address)
+		return r, nil
 	}
-	return r, nil
+	if need == confirmedIfAny && alone(ctx, conn) {
+		s.lone.Store(address, struct{}{})
+		return r, nil
+	}
+	return r, errNotReplicated
+}
+
+// alone tells whether, by the master's own view, no replica of it could be made
+// master: it has none, or the majority of masters agrees that they have failed. A
+// replica that only this master does not reach ("fail?") counts: it may be on the
+// side of the majority.
+func alone(ctx context.Context, conn *redis.Conn) bool {
+	nodes, err := conn.ClusterNodes(ctx).Result()
+	return err == nil && !hasReplica(nodes, "")
+}
+
+// hasReplica reads the answer of CLUSTER NODES: whether the master with that id,
+// or the one that answered ("myself"), has a replica that has not failed.
+func hasReplica(nodes, master string) bool {
+	type node struct {
+		flags  []string
+		master string
+	}
+	var all []node
+	for line := range strings.Lines(nodes) {
+		f := strings.Fields(line)
+		if len(f) < 4 {
+			continue
+		}
+		flags := strings.Split(f[2], ",")
+		if master == "" && slices.Contains(flags, "myself") {
+			master = f[0]
+		}
+		all = append(all, node{flags, f[3]})
+	}
+	for _, n := range all {
+		if n.master == master && slices.Contains(n.flags, "slave") && !slices.Contains(n.flags, "fail") && !slices.Contains(n.flags, "noaddr") {
+			return true
+		}
+	}
+	return false
 }
 
 func (s *store) master(ctx context.Context, key string) (*redis.Client, error) {
@@ -274,6 +336,61 @@ func (s *store) sweep(ctx context.Context, queue int, missing time.Duration, n i
 		queued: number(5), running: number(6), dead: number(7), hooksWaiting: number(8), hooksDead: number(9),
 		oldest: time.Duration(number(10)) * time.Millisecond,
 	}, nil
+}
+
+// replicated tells for each queue whether its master has a replica. It is not
+// safe for concurrent use.
+func (s *store) replicated(ctx context.Context) ([queues]bool, error) {
+	var has [queues]bool
+	cluster, ok := s.client.(*redis.ClusterClient)
+	if !ok {
+		return has, nil
+	}
+	nodes, err := cluster.ClusterNodes(ctx).Result()
+	if err != nil {
+		return has, err
+	}
+	if s.slots == nil {
+		slots := make([]int, queues)
+		for q := range slots {
+			slot, err := cluster.ClusterKeySlot(ctx, keyPrefix(q)).Result()
+			if err != nil {
+				return has, err
+			}
+			slots[q] = int(slot)
+		}
+		s.slots = slots
+	}
+	for q, slot := range s.slots {
+		if master := slotOwner(nodes, slot); master != "" {
+			has[q] = hasReplica(nodes, master)
+		}
+	}
+	return has, nil
+}
+
+// slotOwner reads the answer of CLUSTER NODES: the id of the slot's master.
+func slotOwner(nodes string, slot int) string {
+	for line := range strings.Lines(nodes) {
+		f := strings.Fields(line)
+		for i := 8; i < len(f); i++ {
+			first, last, isRange := strings.Cut(f[i], "-")
+			a, err := strconv.Atoi(first)
+			if err != nil {
+				break // a slot on its way: [slot->-node]
+			}
+			b := a
+			if isRange {
+				if b, err = strconv.Atoi(last); err != nil {
+					break
+				}
+			}
+			if a <= slot && slot <= b {
+				return f[0]
+			}
+		}
+	}
+	return ""
 }
 
 // noneIsGone turns Redis's "nil" into errNoJob.

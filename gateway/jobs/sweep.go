@@ -48,8 +48,14 @@ func (l *Lane) sweepLoop(ctx context.Context) {
 		}
 		all := totals{}
 		complete := true
+		replicated := s.replicated(ctx)
 		for q := range queues {
-			if err := s.sweep(ctx, q, &all); err != nil {
+			err := s.sweep(ctx, q, &all)
+			l.troubled[q].Store(err != nil || !replicated[q])
+			if !replicated[q] {
+				all.unsafe++
+			}
+			if err != nil {
 				complete = false
 				if ctx.Err() == nil {
 					l.log.Debug("queue not swept", "queue", q, "err", err)
@@ -59,6 +65,23 @@ func (l *Lane) sweepLoop(ctx context.Context) {
 		l.m.show(all, complete)
 		timer.Reset(min(sweepEvery, l.settings.Load().Lease/4))
 	}
+}
+
+// replicated tells for each queue whether it can take jobs safely.
+func (s *sweeper) replicated(ctx context.Context) [queues]bool {
+	if s.l.store.durable {
+		ctx, cancel := context.WithTimeout(ctx, sweepTime)
+		defer cancel()
+		if has, err := s.l.store.replicated(ctx); err == nil {
+			return has
+		}
+	}
+	// Not needed, or not known: then the attempt will tell.
+	var all [queues]bool
+	for q := range all {
+		all[q] = true
+	}
+	return all
 }
 
 func (s *sweeper) sweep(ctx context.Context, queue int, all *totals) error {
@@ -78,7 +101,7 @@ func (s *sweeper) sweep(ctx context.Context, queue int, all *totals) error {
 	all.add(found)
 	if now.Sub(s.since[queue]) >= set.Lease {
 		for _, id := range found.expired {
-			r, err := l.store.runDurably(ctx, loseScript, id, "", "", set.MaxRuns, errRunLost.Code, errRunLost.Message, errRunLost.Status,
+			r, err := l.store.runDurably(ctx, confirmedIfAny, loseScript, id, "", "", set.MaxRuns, errRunLost.Code, errRunLost.Message, errRunLost.Status,
 				set.DeadRetention.Milliseconds(), set.Retention.Milliseconds())
 			if err != nil && !errors.Is(err, errNotReplicated) {
 				return err
@@ -147,6 +170,7 @@ func (s *sweeper) forget(ctx context.Context, queue int, found sweep) error {
 type totals struct {
 	queued, running, dead, hooks, hooksDead int64
 	oldest                                  time.Duration
+	unsafe                                  int // queues whose master has no replica
 }
 
 func (t *totals) add(s sweep) {

@@ -74,7 +74,7 @@ func (l *Lane) deliver(ctx context.Context, task *asynq.Task) error {
 	set := l.settings.Load()
 	token := rand.Text()
 	claimCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), claimTime)
-	r, err := l.store.runDurably(claimCtx, claimScript, id, "", gen, token, l.owner,
+	r, err := l.store.runDurably(claimCtx, confirmedIfAny, claimScript, id, "", gen, token, l.owner,
 		set.Lease.Milliseconds(), set.MaxAge.Milliseconds(), set.DeadRetention.Milliseconds())
 	cancel()
 	if errors.Is(err, errNotReplicated) && r.word == "ok" {
@@ -201,7 +201,7 @@ func (l *Lane) settle(ctx context.Context, script, id string, args ...any) (repl
 	deadline := time.Now().Add(settleTime)
 	for {
 		try, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTry)
-		r, err := l.store.runDurably(try, script, id, "", args...)
+		r, err := l.store.runDurably(try, confirmedIfAny, script, id, "", args...)
 		cancel()
 		if err == nil || !errors.Is(err, errNotReplicated) && !passing(err) || time.Now().After(deadline) {
 			return r, err
