@@ -7,6 +7,9 @@ import (
 	"net/http"
 	"strings"
 	"time"
+
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
 )
 
 // account counts and logs the finished request.
@@ -17,6 +20,7 @@ func (x *exchange) account() {
 	}
 	x.g.m.done(x.class, x.status, x.zone, took.Seconds())
 	x.g.usage.count(x, took)
+	x.span.end(x)
 	if x.set.AccessLog && x.logged() {
 		x.log(took)
 	}
@@ -41,6 +45,9 @@ func (x *exchange) log(took time.Duration) {
 		slog.Float64("firstContentMs", ms(x.first)), slog.String("app", x.app.id),
 		slog.String("endpoint", x.endpoint), slog.String("zone", x.zone), slog.Int("attempts", x.attempts),
 		slog.Int("restarts", x.restarts), slog.String("client", x.r.RemoteAddr))
+	if id := x.traceID(); id != "" {
+		attrs = append(attrs, slog.String("traceId", id))
+	}
 	x.g.log.LogAttrs(context.WithoutCancel(x.r.Context()), slog.LevelInfo, "request", attrs...)
 }
 
@@ -65,4 +72,19 @@ func logPath(path string) string {
 		path = path[:maxLogPath] + "..."
 	}
 	return path
+}
+
+// traceID is the id of the request's trace: ours, or the one its client sent.
+func (x *exchange) traceID() string {
+	if id := x.span.traceID(); id != "" {
+		return id
+	}
+	if x.r.Header.Get("Traceparent") == "" {
+		return ""
+	}
+	parent := trace.SpanContextFromContext(w3c.Extract(context.Background(), propagation.HeaderCarrier(x.r.Header)))
+	if !parent.HasTraceID() {
+		return ""
+	}
+	return parent.TraceID().String()
 }

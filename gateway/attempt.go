@@ -84,7 +84,9 @@ func (x *exchange) send() (*upstream, error) {
 			return nil, err
 		}
 		x.attempts++
+		x.span.beginAttempt(x.attempts, ep)
 		up, f := x.try(ep)
+		x.span.endAttempt(up, f)
 		if !f.unsent {
 			x.trace.Reach()
 		}
@@ -228,7 +230,7 @@ func (x *exchange) try(ep *balance.Endpoint) (*upstream, failure) {
 	ctx, cancel := context.WithCancelCause(x.ctx)
 	req := http1.Request{
 		Scheme: ep.Scheme, Address: ep.Address,
-		Method: x.r.Method, Target: x.target(), Host: x.r.Host, Header: x.r.Header,
+		Method: x.r.Method, Target: x.target(), Host: x.r.Host, Header: x.span.header(x.r.Header),
 	}
 	x.body.open(&req)
 

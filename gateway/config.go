@@ -58,7 +58,8 @@ type Config struct {
 	// Redis is what the gateways share. Default none.
 	Redis Redis `yaml:"redis"`
 	// Jobs is the async lane. Default off.
-	Jobs jobs.Config `yaml:"jobs"`
+	Jobs    jobs.Config `yaml:"jobs"`
+	Tracing Tracing     `yaml:"tracing"`
 	// AccessLog writes one log line per request. Default false.
 	AccessLog bool `yaml:"accessLog"`
 	// AccessLogShare (0..1) is the share of the requests without an error that
@@ -188,8 +189,8 @@ func DefaultConfig() Config {
 	return Config{
 		Listen:      ":8080",
 		AdminListen: "127.0.0.1:9101",
-		Admin:       Admin{API: true},
-		TLS:         TLS{Poll: 5 * time.Second}, AccessLogShare: 1,
+		Admin:       Admin{API: true}, Tracing: defaultTracing(),
+		TLS: TLS{Poll: 5 * time.Second}, AccessLogShare: 1,
 		Health:  Health{Path: "/health", Interval: time.Second, Timeout: time.Second, Rise: 2, Fall: 2},
 		Balance: Balance{LocalThreshold: 0.6, SlowStart: 10 * time.Second},
 		Ejection: Ejection{
@@ -236,6 +237,7 @@ func (c *Config) Validate() error {
 		address("adminListen", c.AdminListen)
 	}
 	c.Admin.validate(c.AdminListen, bad)
+	c.Tracing.validate(bad)
 	if (c.TLS.CertFile == "") != (c.TLS.KeyFile == "") {
 		bad("tls", "certFile and keyFile are needed together")
 	}

@@ -62,6 +62,8 @@ type Gateway struct {
 	settings  atomic.Pointer[settings]
 
 	admin        admin
+	tracing      atomic.Pointer[tracing] // nil while it is off
+	traceSpans   *prometheus.CounterVec
 	usage        *usage
 	certificates *certificates
 	stops        stops
@@ -101,6 +103,9 @@ func New(cfg Config, log *slog.Logger, reg prometheus.Registerer) (*Gateway, err
 		return nil, fmt.Errorf("register metrics: %w", err)
 	}
 	g.admin.started = time.Now()
+	if g.traceSpans, err = newTraceCounter(reg); err != nil {
+		return nil, fmt.Errorf("register metrics: %w", err)
+	}
 	if g.usage, err = newUsage(reg); err != nil {
 		return nil, fmt.Errorf("register metrics: %w", err)
 	}
@@ -141,6 +146,9 @@ func newSettings(cfg Config) (*settings, error) {
 	}
 	var err error
 	if set.adminToken, err = cfg.Admin.readToken(); err != nil {
+		return nil, err
+	}
+	if _, err := cfg.Tracing.readHeaders(); err != nil {
 		return nil, err
 	}
 	set.hash = cfg.hash()
@@ -186,6 +194,7 @@ func (g *Gateway) applyReload(cfg Config) error {
 	}
 	keep("listen", cfg.Listen == old.Listen)
 	keep("adminListen", cfg.AdminListen == old.AdminListen)
+	keep("tracing", cfg.Tracing == old.Tracing)
 	keep("admin.api", cfg.Admin.API == old.Admin.API)
 	keep("handover", cfg.Handover == old.Handover)
 	keep("tls", (cfg.TLS.CertFile == "") == (old.TLS.CertFile == ""))
@@ -245,6 +254,12 @@ func (g *Gateway) Run(ctx context.Context, listeners ...net.Listener) error {
 	set := g.settings.Load()
 	base, end := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer end(nil)
+	spans, err := g.startTracing(base)
+	if err != nil {
+		return err
+	}
+	defer spans.stop(base)
+	g.tracing.Store(spans)
 	srv := &http.Server{
 		Handler:           g,
 		BaseContext:       func(net.Listener) context.Context { return base },
@@ -285,7 +300,6 @@ func (g *Gateway) Run(ctx context.Context, listeners ...net.Listener) error {
 	}
 	stopLane := g.runLane(base, &wg)
 	g.serving.Store(true)
-	var err error
 	handed := false
 	select {
 	case <-ctx.Done():

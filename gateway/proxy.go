@@ -58,6 +58,8 @@ type exchange struct {
 	limits         limit.Decision
 	meter          meter
 
+	span *requestSpan // nil: not traced
+
 	status   int
 	zone     string // of the instance that answered
 	endpoint string
@@ -79,6 +81,7 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		g: g, set: set, w: w, r: r, rc: http.NewResponseController(w), start: time.Now(),
 		class: dify.Classify(r.Method, r.URL.Path), id: requestID(r.Header),
 	}
+	x.span = g.beginSpan(x)
 	defer func() {
 		p := recover()
 		x.g.admit.Close(&x.ticket)
@@ -299,6 +302,7 @@ func (x *exchange) content() {
 	}
 	x.ttfc = true
 	x.workOver()
+	x.span.event("first content")
 	x.first = max(1, time.Since(x.start))
 	x.g.m.firstContent.WithLabelValues(x.class.String()).Observe(x.first.Seconds())
 }

@@ -299,6 +299,7 @@ func (p *pump) restart() (*upstream, dify.Error) {
 	}
 	p.silent, p.late = false, false
 	x.restarts++
+	x.span.event("restart")
 	up, err := x.send()
 	if err != nil {
 		var e dify.Error
