@@ -74,7 +74,7 @@ func TestARefusedRequestCostsNothingUpstream(t *testing.T) {
 			t.Fatalf("request %d: %d %s", i, status, body)
 		}
 		wait, err := strconv.Atoi(h.Get("Retry-After"))
-		if err != nil || wait < 590 || wait > 600 || h.Get("RateLimit") != fmt.Sprintf(`"per-app";r=0;t=%d`, wait) {
+		if err != nil || wait < 290 || wait > 300 || h.Get("RateLimit") != fmt.Sprintf(`"per-app";r=0;t=%d`, wait) {
 			t.Fatalf("Retry-After %q, RateLimit %q", h.Get("Retry-After"), h.Get("RateLimit"))
 		}
 		if h.Get(degradedHeader) != "" {

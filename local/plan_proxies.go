@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"fournines/gateway"
+	ratelimit "fournines/gateway/limit"
 	"fournines/internal/process"
 	"fournines/loadbalancer"
 	"fournines/pgproxy"
@@ -156,6 +157,22 @@ func (p *planner) gatewaySettings(cfg *gateway.Config, s spec.Gateway) {
 	cfg.Stream.Heartbeat = s.Heartbeat.Std()
 	cfg.Limits.MaxBodyBytes = int64(s.MaxBody)
 	cfg.Drain.Timeout = s.DrainTimeout.Std()
+	cfg.TrustedProxies = s.TrustedProxies
+	cfg.RateLimitSharing.Gateways = len(p.Spec.FullZones())
+	cfg.RateLimits = rateLimits(s.RateLimits)
+}
+
+// rateLimits are those of the spec, which has checked the form of their rates.
+func rateLimits(list []spec.RateLimit) []ratelimit.Limit {
+	var out []ratelimit.Limit
+	for _, l := range list {
+		r, _ := ratelimit.ParseRate(l.Rate) // one out of range stays empty, which the gateway's own check reports
+		out = append(out, ratelimit.Limit{
+			Name: l.Name, Rate: r, Burst: int64(l.Burst), By: l.By, Unit: l.Unit,
+			Match: ratelimit.Match{Apps: l.Match.Apps, Classes: l.Match.Classes, PathPrefix: l.Match.PathPrefix},
+		})
+	}
+	return out
 }
 
 // addBalancer gives each service its stable address: one for the zones, one

@@ -24,6 +24,12 @@ type Gateway struct {
 	// MaxBody is the largest request body; a larger one is answered with 413.
 	// Dify's own upload limit is 15 MB.
 	MaxBody Bytes `yaml:"maxBody" range:"1KiB..10GiB"`
+	// RateLimits bound what apps, users, addresses and classes of requests may
+	// use. A request must be admitted by all that match; others get 429.
+	RateLimits []RateLimit `yaml:"rateLimits" range:"0..64"`
+	// TrustedProxies are the networks, like 10.0.0.0/8, of proxies in front of
+	// the gateways whose X-Forwarded-For is believed by limits by address.
+	TrustedProxies []string `yaml:"trustedProxies" range:"0..100"`
 	// Heartbeat is the silence after which a stream gets a comment line, so
 	// that no proxy in between takes it for dead. Dify pings about every 10
 	// seconds, so the default fills in only where it does not. 0s means
@@ -92,6 +98,8 @@ func defaultGateway() Gateway {
 		ConnectTimeout: Duration(1 * second),
 		DrainTimeout:   Duration(30 * second),
 		MaxBody:        100 * mebibyte,
+		RateLimits:     []RateLimit{},
+		TrustedProxies: []string{},
 		Heartbeat:      Duration(15 * second),
 	}
 }

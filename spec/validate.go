@@ -190,6 +190,7 @@ func (c *checker) gateway() {
 	g := &c.spec.Gateway
 	c.atMost("gateway.health.timeout", g.Health.Timeout, "interval", g.Health.Interval)
 	c.atMost("gateway.ejection.baseTime", g.Ejection.BaseTime, "maxTime", g.Ejection.MaxTime)
+	c.rateLimits()
 }
 
 // atMost reports a field that exceeds its neighbour.

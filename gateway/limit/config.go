@@ -42,8 +42,7 @@ type Limit struct {
 	// A tenth lets a page load its few calls at once, and keeps what is
 	// admitted close to what is written; a burst as large as the count, the
 	// custom of fixed windows, would admit 200 in the first minute. 1 admits
-	// no two at once; requests are then spread evenly, and at more than about
-	// 10 per second what comes a moment late is lost.
+	// no two at once; requests are then spread evenly.
 	Burst int64 `yaml:"burst"`
 	// By says who shares one budget: "app" (all requests with the keys of one
 	// app), "user" (one of Dify's users within an app), "address" (one IPv4

@@ -79,12 +79,12 @@ func (e *entry) refill(r *rule, now int64) {
 	if e.alone {
 		part = e.share
 	}
-	capacity := r.burst * part
+	capacity := r.capacity * part
 	if !r.tokens {
 		capacity = max(1, capacity) // or a small share would never admit one
 	}
 	if !e.known {
-		e.known, e.left = true, r.burst*part
+		e.known, e.left = true, r.capacity*part
 	} else {
 		e.left += float64(now-e.at) * r.perNano * part
 	}
@@ -167,7 +167,9 @@ func (e *entry) charge(r *rule, now int64, units float64, shared bool) bool {
 func (e *entry) refund(units float64) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.left += units
+	if !e.alone {
+		e.left += units
+	}
 	e.owed.charges -= units
 }
 
@@ -181,7 +183,7 @@ func (e *entry) bill(r *rule, now int64) (owed, int64) {
 	e.owed = owed{}
 	if e.alone {
 		e.refill(r, now)
-		b.alone = max(0, min(b.alone, r.burst*e.share-e.left))
+		b.alone = max(0, min(b.alone, r.capacity*e.share-e.left))
 	}
 	return b, whole((b.charges + b.alone) * r.period)
 }

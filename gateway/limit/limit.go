@@ -56,6 +56,7 @@ type Limiter struct {
 	keys     table
 	shards   shards
 	charges  charges
+	asking   sync.WaitGroup // questions to Redis
 }
 
 // rule is a limit with what is computed from it once.
@@ -63,6 +64,11 @@ type rule struct {
 	Limit
 	tokens bool
 	burst  float64
+	// capacity is what a full budget holds: the burst and, where whole requests
+	// are counted, half a unit. That never admits one more in a whole window,
+	// and what comes up to half a unit's time late does not lose that time,
+	// which without it would cost a budget without a burst some percent.
+	capacity float64
 	// perNano is the rate in units per nanosecond.
 	perNano float64
 	// period is the time of one unit, in microseconds.
@@ -130,9 +136,11 @@ func newRule(c Limit, m *metrics) *rule {
 	r.perNano, r.period = perSecond/1e9, 1e6/perSecond
 	r.scale = int64(math.Round(r.period * 1e6))
 	if r.tokens {
-		r.tolerance = max(0, int64(math.Round(r.burst*r.period))-1) // anything left is enough
+		r.capacity = r.burst
+		r.tolerance = max(0, int64(math.Round(r.capacity*r.period))-1) // anything left is enough
 	} else {
-		r.tolerance = int64(math.Round((r.burst - 1) * r.period))
+		r.capacity = r.burst + 0.5
+		r.tolerance = int64(math.Round((r.capacity - 1) * r.period))
 	}
 	r.policy = r.policyItem()
 	r.admitted, r.limited = m.outcomes(c.Name)
@@ -346,7 +354,7 @@ func (d *Decision) Headers() (policy, state string) {
 		}
 		p = append(p, c.r.policy...)
 		left := max(0, math.Floor(c.left+1e-6))
-		seconds := (c.r.burst - c.left) * c.r.period / 1e6
+		seconds := (c.r.capacity - c.left) * c.r.period / 1e6
 		if left == 0 {
 			seconds = (1 - c.left) * c.r.period / 1e6
 		}

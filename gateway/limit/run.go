@@ -19,6 +19,8 @@ const (
 	// their answers may take: nobody waits for them.
 	batch        = 256
 	batchTimeout = 500 * time.Millisecond
+	// lateTimeout bounds a question for which nobody waits any more.
+	lateTimeout = time.Second
 	// A shard that is away is probed at once, then after pauses from minPause
 	// to maxPause.
 	minPause     = 20 * time.Millisecond
@@ -39,6 +41,7 @@ func (l *Limiter) Run(ctx context.Context) error {
 		wg.Go(func() { l.chargeLoop(ctx) })
 	}
 	wg.Wait()
+	l.asking.Wait()
 	if l.client != nil && len(*l.rules.Load()) > 0 {
 		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), batchTimeout)
 		defer cancel()
@@ -219,7 +222,7 @@ func (l *Limiter) settle(ctx context.Context, due map[*entry]*rule) {
 			numbers, ok := integers(t.cmd.Val(), 2)
 			if ok {
 				now := l.now()
-				t.e.told(t.r, now, now, t.r.burst-float64(numbers[0])/t.r.period, 0)
+				t.e.told(t.r, now, now, t.r.capacity-float64(numbers[0])/t.r.period, 0)
 				return
 			}
 		}

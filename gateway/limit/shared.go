@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -38,7 +39,7 @@ func (l *Limiter) takeShared(ctx context.Context, claims []claim) {
 	// First what costs nothing to undo.
 	refused := !l.takeEach(local)
 	if !refused && len(asked) > 0 {
-		l.askAll(ctx, asked)
+		l.askAll(asked)
 		for i := range asked {
 			g := &asked[i]
 			if g.err != nil {
@@ -109,49 +110,114 @@ next:
 	return groups
 }
 
+// question is one call to Redis about a group. Whoever waits for it gives up
+// after the sharing timeout, and the call goes on: an answer that comes late has
+// been charged there and must be taken back.
+type question struct {
+	state atomic.Int32 // 0, then answered or givenUp
+	done  chan struct{}
+
+	asked, got int64 // times
+	numbers    []int64
+	err        error
+}
+
+const (
+	answered = iota + 1
+	givenUp
+)
+
 // askAll asks about all groups at the same time and waits for the answers, at
 // most for the sharing timeout. A client that leaves does not make Redis look
 // ill.
-func (l *Limiter) askAll(ctx context.Context, groups []group) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), l.sharing.Load().Timeout)
-	defer cancel()
-	var wg sync.WaitGroup
-	for i := 1; i < len(groups); i++ {
-		wg.Go(func() { l.ask(ctx, &groups[i]) })
+func (l *Limiter) askAll(groups []group) {
+	questions := make([]*question, len(groups))
+	for i := range groups {
+		questions[i] = l.ask(&groups[i])
 	}
-	l.ask(ctx, &groups[0])
-	wg.Wait()
+	timeout := time.NewTimer(l.sharing.Load().Timeout)
+	defer timeout.Stop()
+	late := false
+	for i, q := range questions {
+		if !late {
+			select {
+			case <-q.done:
+			case <-timeout.C:
+				late = true
+			}
+		}
+		g := &groups[i]
+		if q.state.CompareAndSwap(0, givenUp) {
+			g.err = context.DeadlineExceeded
+			l.trip(g.shard, g.tag, g.err)
+			continue
+		}
+		<-q.done // it was answered after all, this very moment
+		if g.err = q.err; g.err != nil {
+			l.trip(g.shard, g.tag, g.err)
+			continue
+		}
+		for j, c := range g.claims {
+			c.left = c.r.capacity - float64(q.numbers[2*j])/c.r.period
+			c.wait = time.Duration(q.numbers[2*j+1]) * time.Microsecond
+			c.e.told(c.r, q.asked, q.got, c.left, c.wait)
+		}
+	}
 }
 
-func (l *Limiter) ask(ctx context.Context, g *group) {
-	asked := l.now()
-	keys, args := make([]string, 0, len(g.claims)), make([]any, 0, 4*len(g.claims))
-	for _, c := range g.claims {
+// ask begins a question about g.
+func (l *Limiter) ask(g *group) *question {
+	q := &question{done: make(chan struct{}), asked: l.now()}
+	// The claims are the request's; what outlives it works on copies.
+	claims := make([]claim, len(g.claims))
+	keys, args := make([]string, 0, len(claims)), make([]any, 0, 4*len(claims))
+	for i, c := range g.claims {
 		c.cost = 0
 		if !c.r.tokens {
 			c.cost = max(1, whole(c.r.period))
 		}
-		c.owed, c.carry = c.e.bill(c.r, asked)
+		c.owed, c.carry = c.e.bill(c.r, q.asked)
 		keys, args = append(keys, c.e.key), append(args, c.r.scale, c.r.tolerance, c.cost, c.carry)
+		claims[i] = *c
 	}
-	answer, err := l.run(ctx, g.node, admitScript, keys, args)
-	now := l.now()
-	l.m.redisSeconds.Observe(float64(now-asked) / 1e9)
-	numbers, ok := integers(answer, 2*len(keys))
-	if err == nil && !ok {
-		err = errAnswer
-	}
-	if g.err = err; err != nil {
-		for _, c := range g.claims {
-			c.e.unpaid(c.owed)
+	node := g.node
+	l.asking.Go(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), lateTimeout)
+		defer cancel()
+		defer close(q.done)
+		answer, err := l.run(ctx, node, admitScript, keys, args)
+		q.got = l.now()
+		l.m.redisSeconds.Observe(float64(q.got-q.asked) / 1e9)
+		numbers, ok := integers(answer, 2*len(keys))
+		if err == nil && !ok {
+			err = errAnswer
 		}
-		l.trip(g.shard, g.tag, err)
-		return
+		if err != nil {
+			for i := range claims {
+				claims[i].e.unpaid(claims[i].owed)
+			}
+		}
+		q.numbers, q.err = numbers, err
+		if !q.state.CompareAndSwap(0, answered) && err == nil {
+			l.late(claims, numbers)
+		}
+	})
+	return q
+}
+
+// late takes back what an answer that nobody waited for has charged: the
+// decision was made without it.
+func (l *Limiter) late(claims []claim, numbers []int64) {
+	for i := range claims {
+		if numbers[2*i+1] > 0 {
+			return // refused: nothing was charged
+		}
 	}
-	for i, c := range g.claims {
-		c.left = c.r.burst - float64(numbers[2*i])/c.r.period
-		c.wait = time.Duration(numbers[2*i+1]) * time.Microsecond
-		c.e.told(c.r, asked, now, c.left, c.wait)
+	for i := range claims {
+		if c := &claims[i]; c.cost > 0 {
+			c.e.refund(float64(c.cost) / c.r.period)
+			l.charges.add(c.r, c.e)
+		}
 	}
 }
 

@@ -96,7 +96,7 @@ func (t *table) sweep(now int64, rules map[string]*rule) {
 			idle := now-e.seen > idleAfter && e.owed == owed{}
 			if r := rules[k.rule]; idle && r != nil {
 				e.refill(r, now)
-				full := r.burst
+				full := r.capacity
 				if e.alone {
 					full *= e.share
 				}

@@ -96,10 +96,7 @@ func (w *writer) field(indent int, f *Field) error {
 // comment, then one line for each element of the default.
 func (w *writer) sections(indent int, f *Field) error {
 	w.comment(indent, "Each element has these fields:")
-	for i := range f.Elem.Fields {
-		inner := &f.Elem.Fields[i]
-		w.hanging(indent, "  ", "- "+inner.Name+": "+inner.Doc+" "+facts(inner))
-	}
+	w.elements(indent, "", f.Elem.Fields)
 	if f.Default.Len() == 0 {
 		w.line(indent, f.Name+": []")
 		return nil
@@ -113,6 +110,18 @@ func (w *writer) sections(indent int, f *Field) error {
 		w.line(indent+2, "- "+text)
 	}
 	return nil
+}
+
+// elements explains the fields of an element; those of a section in it have
+// its name in front.
+func (w *writer) elements(indent int, prefix string, fields []Field) {
+	for i := range fields {
+		f := &fields[i]
+		w.hanging(indent, "  ", "- "+prefix+f.Name+": "+f.Doc+" "+facts(f))
+		if f.Kind == Section {
+			w.elements(indent, prefix+f.Name+".", f.Fields)
+		}
+	}
 }
 
 // facts says default and range in one line; empty for sections.
