@@ -26,7 +26,10 @@ const (
 func (g *Gateway) HandOver() { g.handOnce.Do(func() { close(g.handed) }) }
 
 // connState counts the connections of clients.
-func (g *Gateway) connState(_ net.Conn, state http.ConnState) {
+func (g *Gateway) connState(conn net.Conn, state http.ConnState) {
+	if back := g.back.Load(); back != nil {
+		back.state(conn, state)
+	}
 	switch state {
 	case http.StateNew:
 		g.conns.Add(1)
@@ -70,6 +73,9 @@ func (g *Gateway) drain(base context.Context, srv *http.Server, end context.Canc
 // finish closes what is idle, waits for the rest until limit ends, and then
 // ends it.
 func (g *Gateway) finish(limit, base context.Context, srv *http.Server, end context.CancelCauseFunc) {
+	if back := g.back.Load(); back != nil {
+		back.hangUp()
+	}
 	err := srv.Shutdown(limit)
 	if err == nil {
 		err = g.waitIdle(limit) // upgraded connections are not the server's any more

@@ -25,6 +25,7 @@ import (
 	"fournines/gateway/jobs"
 	"fournines/gateway/limit"
 	"fournines/internal/http1"
+	"fournines/internal/reactor"
 )
 
 // Causes of the end of a request that neither side wanted.
@@ -74,7 +75,9 @@ type Gateway struct {
 	reload   sync.Mutex
 	serving  atomic.Bool
 	draining atomic.Bool
-	ready    atomic.Bool // an instance has been healthy once
+	ready    atomic.Bool                  // an instance has been healthy once
+	loop     atomic.Pointer[reactor.Loop] // where silent streams wait; nil where there is none
+	back     atomic.Pointer[comeback]     // takes connections after their stream
 	inFlight atomic.Int64
 	conns    atomic.Int64  // clients' connections, idle ones too, without upgraded ones
 	handed   chan struct{} // closed by HandOver
@@ -269,6 +272,7 @@ func (g *Gateway) Run(ctx context.Context, listeners ...net.Listener) error {
 		ErrorLog:          slog.NewLogLogger(g.log.Handler(), slog.LevelDebug),
 		Protocols:         new(http.Protocols),
 		ConnState:         g.connState,
+		ConnContext:       arrived,
 	}
 	srv.Protocols.SetHTTP1(true)
 	srv.Protocols.SetUnencryptedHTTP2(true)
@@ -279,6 +283,12 @@ func (g *Gateway) Run(ctx context.Context, listeners ...net.Listener) error {
 
 	poolCtx, stopPool := context.WithCancel(base)
 	var wg sync.WaitGroup
+	g.runLoop(poolCtx, &wg)
+	if len(listeners) > 0 {
+		back := newComeback(listeners[0].Addr())
+		g.back.Store(back)
+		wg.Go(func() { _ = srv.Serve(back) })
+	}
 	wg.Go(func() { _ = g.pool.Run(poolCtx) })
 	if set.keyPair.cert != nil {
 		wg.Go(func() { g.watchCertificate(poolCtx) })

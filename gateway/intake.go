@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"fournines/internal/http1"
+	"fournines/internal/reactor"
 	"fournines/internal/sse"
 )
 
@@ -31,14 +32,24 @@ type intake struct {
 	held *[]byte // from parts: the beginning of an event; nil when there is none
 }
 
-// errClientGone ends the reading of a stream whose client takes nothing more.
-var errClientGone = errors.New("the client is gone")
+var (
+	// errClientGone ends the reading of a stream whose client takes nothing more.
+	errClientGone = errors.New("the client is gone")
+	// errClientSlow interrupts it until the client has taken what is here.
+	errClientSlow = errors.New("the client is behind")
+)
 
 // run passes one attempt's stream until it ends.
 func (p *pump) run(up *upstream) streamEnd {
 	in := intake{p: p}
 	defer in.drop()
-	err := up.each(in.take)
+	err := up.each(p.loop(), in.take)
+	for errors.Is(err, errClientSlow) {
+		if p.drain() != nil {
+			return streamGone
+		}
+		err = up.each(p.loop(), in.take)
+	}
 	if errors.Is(err, errClientGone) {
 		return streamGone
 	}
@@ -53,13 +64,39 @@ func (p *pump) run(up *upstream) streamEnd {
 	return end
 }
 
-// each passes the answer's body in pieces; nil is its orderly end.
-func (u *upstream) each(f func([]byte) error) error {
+// loop is where the stream may wait: none when writes to the client block.
+func (p *pump) loop() *reactor.Loop {
+	if p.x.direct == nil {
+		return nil
+	}
+	return p.x.departure.loop
+}
+
+// drain waits for a client that is behind.
+func (p *pump) drain() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	d := p.x.direct
+	d.deadline = time.Now().Add(p.x.set.Limits.WriteTimeout)
+	if p.err == nil {
+		p.err = d.drain()
+	}
+	return p.err
+}
+
+// each passes the answer's body in pieces; nil is its orderly end. On a loop it
+// may be called again after an error of f.
+func (u *upstream) each(loop *reactor.Loop, f func([]byte) error) error {
 	if u.held != nil {
-		return f(*u.held)
+		held := *u.held
+		*u.held = nil
+		if len(held) == 0 {
+			return nil
+		}
+		return f(held)
 	}
 	if b, ok := u.resp.Body.(*http1.Body); ok {
-		return b.Each(f)
+		return b.EachOn(loop, f)
 	}
 	buf := copyBuffers.Get().(*[copyBytes]byte)
 	defer copyBuffers.Put(buf)
@@ -108,7 +145,17 @@ func (in *intake) take(piece []byte) error {
 		return errClientGone
 	}
 	in.keep(all[begin:])
+	if p.x.direct != nil && begin > 0 && p.behind() {
+		return errClientSlow
+	}
 	return nil
+}
+
+// behind tells whether the client has to be waited for.
+func (p *pump) behind() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.x.direct.blocked()
 }
 
 // keep holds rest, which is a part of the last piece or of what is held.

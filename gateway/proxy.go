@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"net/http"
-	"runtime/debug"
 	"strings"
 	"sync"
 	"time"
@@ -46,6 +45,9 @@ type exchange struct {
 	body  body
 	start time.Time
 
+	departure *departure // nil when it stays with its handler
+	direct    *direct    // what w is after it has left
+
 	upgrade        bool
 	tried          []*balance.Endpoint
 	attempts       int
@@ -82,21 +84,31 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		class: dify.Classify(r.Method, r.URL.Path), id: requestID(r.Header),
 	}
 	x.span = g.beginSpan(x)
-	defer func() {
-		p := recover()
-		x.g.admit.Close(&x.ticket)
-		x.account()
-		g.m.inFlight.Dec()
-		g.inFlight.Add(-1)
-		if p == nil {
-			return
-		}
-		if p != http.ErrAbortHandler { //nolint:errorlint // a panic value, compared as net/http does
-			g.log.Error("handler panicked", "panic", p, "stack", string(debug.Stack()))
-		}
+	if d := g.departure(x); d != nil {
+		x.departure = d
+		d.run(x)
+		return
+	}
+	p := x.handle()
+	g.done()
+	if p != nil {
 		panic(http.ErrAbortHandler) // the server closes this connection, or resets this stream
-	}()
-	x.serve()
+	}
+}
+
+// done ends what ServeHTTP began to count.
+func (g *Gateway) done() {
+	g.m.inFlight.Dec()
+	g.inFlight.Add(-1)
+}
+
+// context is what the exchange lives in: it ends with the client's connection
+// and with the gateway.
+func (x *exchange) context() context.Context {
+	if x.departure != nil {
+		return x.departure.ctx
+	}
+	return x.r.Context()
 }
 
 func (x *exchange) serve() {
@@ -115,7 +127,7 @@ func (x *exchange) serve() {
 	if len(r.TransferEncoding) > 0 && r.ProtoMajor == 1 {
 		x.w.Header()["Connection"] = []string{"close"}
 	}
-	ctx, cancel := context.WithTimeoutCause(r.Context(), x.set.Limits.RequestTimeout, errRequestTimeout)
+	ctx, cancel := context.WithTimeoutCause(x.context(), x.set.Limits.RequestTimeout, errRequestTimeout)
 	defer cancel()
 	x.ctx = ctx
 	x.app = x.set.apps.find(dify.KeyID(dify.AppKey(r.Header)))

@@ -179,6 +179,7 @@ type pump struct {
 // complete, so that an instance that dies in the middle of one leaves nothing
 // malformed behind.
 func (x *exchange) serveStream(up *upstream) {
+	x.detach()
 	streamHeader(up.resp.Header)
 	x.g.m.streams.Inc()
 	defer x.g.m.streams.Dec()

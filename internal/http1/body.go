@@ -27,12 +27,16 @@ type Body struct {
 	over    bool    // the connection is no longer ours
 
 	aborted atomic.Bool
+	park    atomic.Pointer[parked] // set while a loop waits for it
 }
 
 // abort breaks off whatever is going on.
 func (b *Body) abort() {
 	b.aborted.Store(true)
 	_ = b.c.SetDeadline(past)
+	if p := b.park.Load(); p != nil {
+		p.end(errAborted)
+	}
 }
 
 // release gives back the buffer that came with the header.
@@ -179,23 +183,10 @@ var pieces = sync.Pool{New: func() any { return new([pieceBytes]byte) }}
 // Each calls f with every piece of the body as it comes, until its end, and
 // then returns nil; or the error of f or of the connection, as Read would give
 // it. A piece is valid during the call. While nothing comes, no buffer is held.
+// After an error of f, Each may be called again and goes on behind that piece.
 func (b *Body) Each(f func(p []byte) error) error {
-	if b.err != nil {
-		if errors.Is(b.err, io.EOF) {
-			return nil
-		}
-		return b.err
-	}
-	if len(b.pending) > 0 {
-		held := b.pending
-		n, err := b.feed(held, f)
-		b.pending = held[n:]
-		if len(b.pending) == 0 {
-			b.release()
-		}
-		if err != nil {
-			return err
-		}
+	if over, err := b.eachPending(f); over || err != nil {
+		return err
 	}
 	for !b.d.done {
 		if err := b.each(f); err != nil {
@@ -205,9 +196,7 @@ func (b *Body) Each(f func(p []byte) error) error {
 			return err
 		}
 	}
-	b.finish()
-	b.err = io.EOF
-	return nil
+	return b.ended()
 }
 
 // each waits for the next bytes and passes them.
@@ -215,6 +204,9 @@ func (b *Body) each(f func(p []byte) error) error {
 	buf, n, err := b.c.readPooled()
 	if n > 0 {
 		k, ferr := b.feed(buf[:n], f)
+		if ferr != nil {
+			b.keep(buf[k:n])
+		}
 		pieces.Put(buf)
 		if ferr != nil {
 			return ferr

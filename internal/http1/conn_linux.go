@@ -91,3 +91,34 @@ func (c *countingConn) readPooled() (buf *[pieceBytes]byte, n int, err error) {
 	}
 	return buf, max(n, 0), err
 }
+
+// fd returns the socket, or -1. It is valid until the connection is closed.
+func (c *countingConn) fd() int {
+	if c.raw == nil {
+		return -1
+	}
+	fd := -1
+	_ = c.raw.Control(func(u uintptr) { fd = int(u) })
+	return fd
+}
+
+// errAgain says that there is nothing to read now.
+const errAgain = unix.EAGAIN
+
+// readNow reads without waiting; the end is io.EOF.
+func readNow(fd int, p []byte) (int, error) {
+	for {
+		n, err := unix.Read(fd, p)
+		switch {
+		case err == unix.EINTR:
+			continue
+		case err == unix.EAGAIN:
+			return 0, errAgain
+		case err != nil:
+			return 0, os.NewSyscallError("read", err)
+		case n == 0:
+			return 0, io.EOF
+		}
+		return n, nil
+	}
+}

@@ -3,6 +3,7 @@
 package http1
 
 import (
+	"errors"
 	"syscall"
 	"time"
 )
@@ -18,3 +19,9 @@ func (c *countingConn) readPooled() (buf *[pieceBytes]byte, n int, err error) {
 	n, err = c.Read(buf[:])
 	return buf, n, err
 }
+
+func (c *countingConn) fd() int { return -1 }
+
+var errAgain = errors.New("nothing to read")
+
+func readNow(int, []byte) (int, error) { return 0, errors.ErrUnsupported }
