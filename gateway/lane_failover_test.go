@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -214,5 +215,82 @@ func TestLaneDrain(t *testing.T) {
 	}
 	if n := sc.runs("first"); n != 1 {
 		t.Errorf("it ran %d times", n)
+	}
+}
+
+func TestLaneIsBounded(t *testing.T) {
+	c := servertest.NewRedisCluster(t)
+	sc := newScript()
+	in := newInstance(t, "zone-a", func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Authorization") == "Bearer app-unknown" {
+			w.Header().Set("Content-Type", "application/json")
+			w.WriteHeader(http.StatusUnauthorized)
+			_, _ = w.Write([]byte(`{"code":"unauthorized","message":"Access token is invalid","status":401}`))
+			return
+		}
+		sc.serve(w, r)
+	})
+	cfg := laneConfig(t, c, jobKeyFile(t), in)
+	cfg.Jobs.Workers, cfg.Jobs.MaxPerApp, cfg.Jobs.MaxQueued = 0, 2, 3
+	closed := start(t, cfg)
+	a := newLaneClient(t, "app-a")
+	a.submit(closed.url, "1")
+	a.submit(closed.url, "2")
+	status, body, h := a.do("POST", closed.url+"/v1/chat-messages", laneBody("3"), "Prefer", "respond-async")
+	if status != http.StatusTooManyRequests || h.Get("Retry-After") == "" || h.Get("Preference-Applied") != "" {
+		t.Errorf("over maxPerApp: %d %s %v", status, body, h)
+	}
+	for _, tc := range []struct {
+		name, body string
+		headers    []string
+		want       int
+	}{
+		{"too large", laneBody(strings.Repeat("x", int(cfg.Jobs.MaxBodyBytes))), nil, http.StatusRequestEntityTooLarge},
+		{"no JSON", "x", nil, http.StatusBadRequest},
+		{"odd mode", `{"response_mode":"odd"}`, nil, http.StatusBadRequest},
+		{"long Idempotency-Key", laneBody("x"), []string{"Idempotency-Key", strings.Repeat("x", 300)}, http.StatusBadRequest},
+		{"webhooks are off", laneBody("x"), []string{"Webhook-Url", "https://example.org/"}, http.StatusBadRequest},
+	} {
+		l := newLaneClient(t, "app-odd")
+		if status, body, _ := l.do("POST", closed.url+"/v1/chat-messages", tc.body, append([]string{"Prefer", "respond-async"}, tc.headers...)...); status != tc.want {
+			t.Errorf("%s: %d %s, want %d", tc.name, status, body, tc.want)
+		}
+	}
+
+	cfg.Jobs.Workers = 4
+	g := start(t, cfg)
+	unknown := newLaneClient(t, "app-unknown")
+	if s := unknown.await(g.url+unknown.submit(g.url, "x"), jobs.Failed); s.Error == nil || s.Error.Status != http.StatusUnauthorized {
+		t.Errorf("an unknown key: %+v", s.Error)
+	}
+	eventually.Nil(t, patience, func() error {
+		var all struct{ Jobs []jobs.Listed }
+		adminCall(t, g, "GET", "/v1/jobs", &all)
+		for _, j := range all.Jobs {
+			if j.State != jobs.Succeeded && j.State != jobs.Failed {
+				return fmt.Errorf("%s is %s", j.ID, j.State)
+			}
+		}
+		return nil
+	})
+	var dead struct{ Jobs []jobs.Listed }
+	if adminCall(t, g, "GET", "/v1/jobs?state=dead", &dead); len(dead.Jobs) != 0 {
+		t.Errorf("a request that Dify does not know the sender of is a dead letter: %+v", dead)
+	}
+	// Everything that was counted has been given back.
+	for i := range 3 {
+		cl := c.Client(t, i)
+		iter := cl.Scan(t.Context(), 0, "fournines:gw:jobs:*:live", 1000).Iterator()
+		for iter.Next(t.Context()) {
+			m, err := cl.HGetAll(t.Context(), iter.Val()).Result()
+			if err != nil {
+				continue // another node's
+			}
+			for field, n := range m {
+				if n != "0" {
+					t.Errorf("%s: %s is %s", iter.Val(), field, n)
+				}
+			}
+		}
 	}
 }

@@ -139,7 +139,7 @@ func (l *Lane) accept(r *http.Request, set *settings, body []byte, complete bool
 	ctx, cancel := context.WithTimeout(r.Context(), acceptTime+set.ReplicaTimeout)
 	defer cancel()
 	reply, err := l.store.runDurably(ctx, confirmed, acceptScript, id, digest,
-		append([]any{app, set.MaxQueued, set.MaxPerApp, hold.Milliseconds(), jobPrefix(queue)}, fields...)...)
+		append([]any{app, set.MaxQueued, set.MaxPerApp, hold.Milliseconds(), jobPrefix(queue), set.MaxBytes, len(sealed)}, fields...)...)
 	switch {
 	case err != nil && reply.word != "same":
 		// Whether it is on record is not known, or no replica has it.

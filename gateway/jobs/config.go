@@ -47,6 +47,9 @@ type Config struct {
 	// MaxQueued jobs may wait in each of the eight queues over which apps are
 	// spread; more are refused with 503. Default 10000.
 	MaxQueued int `yaml:"maxQueued"`
+	// MaxBytes of requests are kept in each queue, those of dead letters too; more
+	// are refused with 503. Default 128 MiB.
+	MaxBytes int64 `yaml:"maxBytes"`
 	// MaxPerApp unfinished jobs of one app key; more are refused with 429. Default 1000.
 	MaxPerApp int `yaml:"maxPerApp"`
 	// MaxBodyBytes of a request that becomes a job; more is answered with 413.
@@ -108,7 +111,7 @@ type Webhook struct {
 func DefaultConfig() Config {
 	return Config{
 		Durability: DurabilityReplica, ReplicaTimeout: 2 * time.Second,
-		Workers: 16, MaxQueued: 10_000, MaxPerApp: 1000, MaxBodyBytes: 1 << 20,
+		Workers: 16, MaxQueued: 10_000, MaxBytes: 128 << 20, MaxPerApp: 1000, MaxBodyBytes: 1 << 20,
 		MaxAge: time.Hour, RunTimeout: 30 * time.Minute,
 		RetryMin: time.Second, RetryMax: time.Minute,
 		Repeat: RepeatAsked, MaxRuns: 3,
@@ -154,6 +157,7 @@ func (c *Config) Validate(bad func(field, format string, args ...any)) {
 	}
 	count("workers", int64(c.Workers), 0, 1000)
 	count("maxQueued", int64(c.MaxQueued), 1, 10_000_000)
+	count("maxBytes", c.MaxBytes, 1<<20, 1<<40)
 	count("maxPerApp", int64(c.MaxPerApp), 1, 10_000_000)
 	count("maxBodyBytes", c.MaxBodyBytes, 1, 64<<20)
 	count("maxRuns", int64(c.MaxRuns), 1, 100)

@@ -67,7 +67,7 @@ func keys(queue int, id, idem string) []string {
 	p := keyPrefix(queue)
 	return []string{
 		p + "job:" + id, p + "events:" + id, p + "queued", p + "running", p + "dead",
-		p + "hooks", p + "hooksdead", p + "index", p + "live", p + "idem:" + idem,
+		p + "hooks", p + "hooksdead", p + "index", p + "live", p + "idem:" + idem, p + "sizes",
 	}
 }
 

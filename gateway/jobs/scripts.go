@@ -8,7 +8,7 @@ package jobs
 //
 // ARGV[1] is always the job's id.
 const scriptHead = `
-local job,events,queued,running,dead,hooks,hooksdead,index,live,idem=unpack(KEYS)
+local job,events,queued,running,dead,hooks,hooksdead,index,live,idem,sizes=unpack(KEYS)
 local id=ARGV[1]
 local t=redis.call('TIME')
 local now=t[1]*1000+math.floor(t[2]/1000)
@@ -17,13 +17,25 @@ local function leave()
   local app=get('app')
   if redis.call('HINCRBY',live,app,-1)<=0 then redis.call('HDEL',live,app) end
 end
+local function drop()
+  local size=redis.call('HGET',sizes,id)
+  if size then
+    redis.call('HDEL',sizes,id)
+    redis.call('HINCRBY',live,'#bytes',-size)
+  end
+end
 local function finish(state,keep)
   redis.call('HSET',job,'state',state,'finished',now)
   redis.call('ZREM',queued,id)
   redis.call('ZREM',running,id)
   redis.call('PEXPIRE',job,keep)
   redis.call('PEXPIRE',events,keep)
-  if state~='failed' then redis.call('HDEL',job,'req') else redis.call('ZADD',dead,now,id) end
+  if state=='failed' and not (get('reason')=='rejected' and get('status')=='401') then
+    redis.call('ZADD',dead,now,id)
+  else
+    redis.call('HDEL',job,'req')
+    drop()
+  end
   if get('hook') then
     redis.call('HSET',job,'hookstate','pending','hooktries',0)
     redis.call('ZADD',hooks,now,id)
@@ -45,7 +57,7 @@ end
 
 // acceptScript puts a new job on record.
 // 2 app, 3 maxQueued, 4 maxPerApp, 5 how long the idempotency key holds (ms, 0:
-// none given), 6 prefix of job keys, 7... fields and values.
+// none given), 6 prefix of job keys, 7 maxBytes, 8 size, 9... fields and values.
 const acceptScript = scriptHead + `
 if redis.call('EXISTS',job)==1 then return {'ok',id} end
 local hold=tonumber(ARGV[5])
@@ -57,11 +69,14 @@ if hold>0 then
   end
 end
 if redis.call('ZCARD',queued)>=tonumber(ARGV[3]) then return {'full'} end
+if tonumber(redis.call('HGET',live,'#bytes') or '0')+ARGV[8]>tonumber(ARGV[7]) then return {'full'} end
 if tonumber(redis.call('HGET',live,ARGV[2]) or '0')>=tonumber(ARGV[4]) then return {'app'} end
-redis.call('HSET',job,'state','queued','gen',1,'token','','app',ARGV[2],'created',now,'since',now,'runs',0,'lost',0,'refused',0,unpack(ARGV,7))
+redis.call('HSET',job,'state','queued','gen',1,'token','','app',ARGV[2],'created',now,'since',now,'runs',0,'lost',0,'refused',0,unpack(ARGV,9))
 redis.call('ZADD',queued,now,id)
 redis.call('ZADD',index,now,id)
 redis.call('HINCRBY',live,ARGV[2],1)
+redis.call('HSET',sizes,id,ARGV[8])
+redis.call('HINCRBY',live,'#bytes',ARGV[8])
 if hold>0 then redis.call('SET',idem,id,'PX',hold) end
 return {'ok',id}
 `
@@ -70,6 +85,7 @@ return {'ok',id}
 const withdrawScript = scriptHead + `
 if get('state')=='queued' and get('runs')=='0' then
   leave()
+  drop()
   redis.call('ZREM',queued,id)
   redis.call('ZREM',index,id)
   redis.call('DEL',job)
@@ -199,6 +215,7 @@ return {'again',again(now)}
 const purgeScript = scriptHead + `
 redis.call('ZREM',dead,id)
 if get('state')~='failed' then return {'no'} end
+drop()
 redis.call('ZREM',index,id)
 redis.call('ZREM',hooks,id)
 redis.call('ZREM',hooksdead,id)
@@ -262,6 +279,7 @@ return {due(running,now),due(queued,now-ARGV[2]),due(hooks,now),
 // forgetScript drops the entries of a record that has expired.
 const forgetScript = scriptHead + `
 if redis.call('EXISTS',job)==0 then
+  drop()
   redis.call('ZREM',index,id)
   redis.call('ZREM',dead,id)
   redis.call('ZREM',queued,id)
