@@ -160,6 +160,10 @@ func (p *planner) gatewaySettings(cfg *gateway.Config, s spec.Gateway) {
 	cfg.TrustedProxies = s.TrustedProxies
 	cfg.RateLimitSharing.Gateways = len(p.Spec.FullZones())
 	cfg.RateLimits = rateLimits(s.RateLimits)
+	if s.Jobs.Enabled {
+		cfg.Jobs.KeyFile = p.secrets.Path("gateway-jobs")
+		cfg.Jobs.Workers, cfg.Jobs.MaxAge, cfg.Jobs.Retention = s.Jobs.Workers, s.Jobs.MaxAge.Std(), s.Jobs.Retention.Std()
+	}
 }
 
 // rateLimits are those of the spec, which has checked the form of their rates.

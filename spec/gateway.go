@@ -35,6 +35,23 @@ type Gateway struct {
 	// seconds, so the default fills in only where it does not. 0s means
 	// never.
 	Heartbeat Duration `yaml:"heartbeat" range:"0s..10m"`
+	// Jobs is the async lane: a call with "Prefer: respond-async" is answered
+	// with 202 and runs as a job that survives the death of its gateway.
+	Jobs GatewayJobs `yaml:"jobs"`
+}
+
+// GatewayJobs sets the async lane.
+type GatewayJobs struct {
+	// Enabled lets callers make jobs; else their preference is ignored and the
+	// call is answered as ever.
+	Enabled bool `yaml:"enabled"`
+	// Workers is how many jobs each gateway runs at a time.
+	Workers int `yaml:"workers" range:"0..1000"`
+	// MaxAge is how long a job may wait for its turn before it is given up.
+	MaxAge Duration `yaml:"maxAge" range:"1s..720h"`
+	// Retention is how long a finished job can be asked for; a failed one stays
+	// in the dead-letter list for seven days.
+	Retention Duration `yaml:"retention" range:"1m..2160h"`
 }
 
 // GatewayHealth is the active check of an api instance.
@@ -101,5 +118,6 @@ func defaultGateway() Gateway {
 		RateLimits:     []RateLimit{},
 		TrustedProxies: []string{},
 		Heartbeat:      Duration(15 * second),
+		Jobs:           GatewayJobs{Enabled: true, Workers: 16, MaxAge: Duration(60 * minute), Retention: Duration(24 * 60 * minute)},
 	}
 }

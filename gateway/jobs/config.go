@@ -31,7 +31,7 @@ const (
 // other defaults.
 type Config struct {
 	// KeyFile holds the keys that encrypt requests, events and results in
-	// Redis, one a line, each 32 bytes in hexadecimal digits; the first one
+	// Redis, one a line, each at least 32 random characters; the first one
 	// encrypts, all decrypt. Mode 0600, the same file at every gateway. Empty
 	// (default) turns the lane off: "Prefer: respond-async" is then ignored, as
 	// RFC 7240 allows.

@@ -15,6 +15,9 @@ import (
 	"strings"
 )
 
+// minKey is the least length of a key, which is random text.
+const minKey = 32
+
 // maxSecretFile bounds the files that hold keys and secrets.
 const maxSecretFile = 64 << 10
 
@@ -86,9 +89,9 @@ func loadSealer(path string) (*sealer, error) {
 	}
 	s := &sealer{keys: make(map[keyName][]byte)}
 	for i, line := range lines {
-		key, err := hex.DecodeString(line)
-		if err != nil || len(key) != 32 {
-			return nil, fmt.Errorf("%s: key %d is not 32 bytes in hexadecimal digits", path, i+1)
+		key := []byte(line)
+		if len(key) < minKey {
+			return nil, fmt.Errorf("%s: key %d has fewer than %d characters; `fournines jobs new-key` makes one", path, i+1, minKey)
 		}
 		sum := sha256.Sum256(append([]byte("fournines jobs key name\x00"), key...))
 		name := keyName(sum[:keyNameBytes])
