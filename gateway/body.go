@@ -23,6 +23,9 @@ type body struct {
 	length int64 // -1 when unknown
 }
 
+// exactBytes is how much memory a body gets at once, on its length's word.
+const exactBytes = 64 << 10
+
 // clientBody reads from the client with a limit and a deadline.
 type clientBody struct {
 	rc      *http.ResponseController
@@ -30,6 +33,7 @@ type clientBody struct {
 	left    int64 // may still come
 	timeout time.Duration
 	touched atomic.Bool
+	ended   bool // it has come as a whole
 
 	mu  sync.Mutex
 	err error
@@ -57,6 +61,7 @@ func (c *clientBody) read(p []byte) (int, error) {
 	}
 	if err != nil {
 		if errors.Is(err, io.EOF) {
+			c.ended = true
 			_ = c.rc.SetReadDeadline(time.Time{})
 			return n, err
 		}
@@ -96,8 +101,19 @@ func readBody(w http.ResponseWriter, r *http.Request, limits *Limits) (body, err
 	}
 	// What is held must arrive as a whole within the timeout.
 	_ = c.rc.SetReadDeadline(time.Now().Add(limits.BodyTimeout))
+	if r.ContentLength > 0 && r.ContentLength <= exactBytes {
+		// Exactly as much as comes: it is kept as long as the request.
+		held := make([]byte, r.ContentLength)
+		if _, err := io.ReadFull(readerFunc(c.read), held); err != nil {
+			return body{}, err
+		}
+		if !c.ended {
+			_ = c.rc.SetReadDeadline(time.Time{})
+		}
+		return body{held: held, length: r.ContentLength}, nil
+	}
 	var buf bytes.Buffer
-	buf.Grow(int(min(max(r.ContentLength+bytes.MinRead, 4<<10), 64<<10)))
+	buf.Grow(int(min(max(r.ContentLength+bytes.MinRead, 4<<10), exactBytes)))
 	n, err := buf.ReadFrom(io.LimitReader(readerFunc(c.read), limits.ReplayBytes+1))
 	if err != nil {
 		return body{}, err
