@@ -49,6 +49,8 @@ type Config struct {
 	RateLimits []limit.Limit `yaml:"rateLimits"`
 	// RateLimitSharing sets how gateways enforce them together, when there is a redis.
 	RateLimitSharing limit.Sharing `yaml:"rateLimitSharing"`
+	// ProxyProtocol is for load balancers in front that do not speak HTTP.
+	ProxyProtocol ProxyProtocol `yaml:"proxyProtocol"`
 	// TrustedProxies are networks (CIDR) or addresses of proxies in front whose
 	// X-Forwarded-For is believed by limits by address. Default none: the
 	// address is that of the connection.
@@ -189,7 +191,7 @@ func DefaultConfig() Config {
 	return Config{
 		Listen:      ":8080",
 		AdminListen: "127.0.0.1:9101",
-		Admin:       Admin{API: true}, Tracing: defaultTracing(),
+		Admin:       Admin{API: true}, Tracing: defaultTracing(), ProxyProtocol: ProxyProtocol{Mode: ProxyProtocolOff},
 		TLS: TLS{Poll: 5 * time.Second}, AccessLogShare: 1,
 		Health:  Health{Path: "/health", Interval: time.Second, Timeout: time.Second, Rise: 2, Fall: 2},
 		Balance: Balance{LocalThreshold: 0.6, SlowStart: 10 * time.Second},
@@ -238,6 +240,7 @@ func (c *Config) Validate() error {
 	}
 	c.Admin.validate(c.AdminListen, bad)
 	c.Tracing.validate(bad)
+	c.ProxyProtocol.validate(bad)
 	if (c.TLS.CertFile == "") != (c.TLS.KeyFile == "") {
 		bad("tls", "certFile and keyFile are needed together")
 	}

@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -45,6 +46,7 @@ type settings struct {
 	apps       appTable
 	keyPair    keyPair // zero without TLS
 	proxies    limit.Proxies
+	proxyFrom  []netip.Prefix // may say who the client is, see ProxyProtocol
 	adminToken string
 	hash       string // of the configuration
 }
@@ -154,6 +156,11 @@ func newSettings(cfg Config) (*settings, error) {
 	if _, err := cfg.Tracing.readHeaders(); err != nil {
 		return nil, err
 	}
+	for _, s := range cfg.ProxyProtocol.From {
+		if n, err := parseNetwork(s); err == nil { // Validate has seen them
+			set.proxyFrom = append(set.proxyFrom, n)
+		}
+	}
 	set.hash = cfg.hash()
 	return set, nil
 }
@@ -197,6 +204,7 @@ func (g *Gateway) applyReload(cfg Config) error {
 	}
 	keep("listen", cfg.Listen == old.Listen)
 	keep("adminListen", cfg.AdminListen == old.AdminListen)
+	keep("proxyProtocol.mode", cfg.ProxyProtocol.Mode == old.ProxyProtocol.Mode)
 	keep("tracing", cfg.Tracing == old.Tracing)
 	keep("admin.api", cfg.Admin.API == old.Admin.API)
 	keep("handover", cfg.Handover == old.Handover)
@@ -296,6 +304,7 @@ func (g *Gateway) Run(ctx context.Context, listeners ...net.Listener) error {
 	wg.Go(func() { _ = g.limits.Run(poolCtx) })
 	failed := make(chan error, len(listeners))
 	for _, ln := range listeners {
+		ln = g.proxyListener(ln)
 		wg.Go(func() {
 			var err error
 			if set.keyPair.cert != nil {

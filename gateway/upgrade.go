@@ -69,7 +69,7 @@ func (x *exchange) serveUpgrade(up *upstream) {
 
 // closeWrite lets the last bytes through before the connection closes.
 func closeWrite(c net.Conn) {
-	if t, ok := c.(*net.TCPConn); ok {
+	if t, ok := c.(interface{ CloseWrite() error }); ok {
 		_ = t.CloseWrite()
 	}
 }

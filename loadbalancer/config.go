@@ -56,6 +56,9 @@ type Service struct {
 	Backends []Backend `yaml:"backends"`
 	// Check says how backends are checked.
 	Check Check `yaml:"check,omitempty"`
+	// ProxyProtocol tells the backend who the client is: each connection to it
+	// begins with a PROXY header, version 2. The backend must expect that.
+	ProxyProtocol bool `yaml:"proxyProtocol,omitempty"`
 	// ConnectTimeout bounds the attempt to connect to one backend before the
 	// next one is tried, 10 ms to 1 min; default 300 ms. The kernel of a backend
 	// answers, not the backend, so being busy is no reason to be later. Who is

@@ -15,6 +15,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/pires/go-proxyproto"
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -75,6 +76,7 @@ type snapshot struct {
 	backends       []*backend
 	zones          zoneTable
 	connectTimeout time.Duration
+	proxyProtocol  bool
 }
 
 // New prepares a balancer for listeners that the caller has opened; Run closes
@@ -128,7 +130,7 @@ func (b *Balancer) apply(cfg Config) {
 	zones := newZoneTable(cfg.ZoneOf)
 	for i, s := range b.services {
 		want := cfg.Services[i]
-		next := &snapshot{zones: zones, connectTimeout: want.ConnectTimeout}
+		next := &snapshot{zones: zones, connectTimeout: want.ConnectTimeout, proxyProtocol: want.ProxyProtocol}
 		var old []*backend
 		if c := s.current.Load(); c != nil {
 			old = c.backends
@@ -309,6 +311,15 @@ func (s *service) serve(ctx context.Context, client *net.TCPConn) {
 			}
 			nb.connectFailed()
 			continue
+		}
+		if now.proxyProtocol {
+			h := proxyproto.HeaderProxyFromAddrs(2, client.RemoteAddr(), client.LocalAddr())
+			if _, err := h.WriteTo(c); err != nil { // as good as no connection
+				_ = c.Close()
+				nb.active.Add(-1)
+				nb.connectFailed()
+				continue
+			}
 		}
 		s.track(nb)
 		r := &relay{client: client, upstream: c.(*net.TCPConn)}

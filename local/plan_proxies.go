@@ -1,7 +1,9 @@
 package local
 
 import (
+	"fmt"
 	"net"
+	"net/netip"
 	"path/filepath"
 	"strconv"
 	"time"
@@ -133,6 +135,9 @@ func (p *planner) addGateway(zone string) error {
 	cfg.Redis.User, cfg.Redis.PasswordFile = "gateway", p.secrets.Path("redis-gateway")
 	p.gatewaySettings(&cfg, s)
 	name := "gateway-" + zone
+	if cfg.ProxyProtocol, err = p.balancerSource(); err != nil {
+		return err
+	}
 	cfg.Admin.TokenFile = p.secrets.Path("gateway-admin")
 	cfg.Handover = filepath.Join(p.Dir, name, "handover.sock")
 	u := p.own(process.Unit{
@@ -179,6 +184,28 @@ func rateLimits(list []spec.RateLimit) []ratelimit.Limit {
 	return out
 }
 
+// balancerSource is where the load balancer's connections come from: the
+// host's range, or any loopback address.
+func (p *planner) balancerSource() (gateway.ProxyProtocol, error) {
+	host, err := p.balancerHost()
+	if err != nil {
+		return gateway.ProxyProtocol{}, err
+	}
+	a, err := netip.ParseAddr(host)
+	if err != nil {
+		return gateway.ProxyProtocol{}, fmt.Errorf("address of the load balancer: %w", err)
+	}
+	bits := 24
+	if a.IsLoopback() {
+		bits = 8
+	}
+	from, err := a.Prefix(bits)
+	if err != nil {
+		return gateway.ProxyProtocol{}, fmt.Errorf("address of the load balancer: %w", err)
+	}
+	return gateway.ProxyProtocol{Mode: gateway.ProxyProtocolAccept, From: []string{from.String()}}, nil
+}
+
 // addBalancer gives each service its stable address: one for the zones, one
 // for the users of this machine.
 func (p *planner) addBalancer() error {
@@ -222,6 +249,7 @@ func (p *planner) addBalancer() error {
 			zones = []string{p.Spec.VectorsZone()}
 		} else {
 			service.Check.Kind = loadbalancer.CheckHTTP
+			service.ProxyProtocol = s.name == "gateway" // limits by address need it
 		}
 		for _, zone := range zones {
 			e, err := p.endpoint(s.kind+"-"+zone, zone, s.x, s.port)
