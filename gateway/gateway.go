@@ -279,6 +279,9 @@ func (g *Gateway) Run(ctx context.Context, listeners ...net.Listener) error {
 		MaxHeaderBytes:    set.Limits.MaxHeaderBytes,
 		ErrorLog:          slog.NewLogLogger(g.log.Handler(), slog.LevelDebug),
 		Protocols:         new(http.Protocols),
+		// Without it a client that sends frames to be acknowledged and reads
+		// nothing keeps its connection for ever.
+		HTTP2: &http.HTTP2Config{WriteByteTimeout: set.Limits.WriteTimeout},
 		ConnState:         g.connState,
 		ConnContext:       arrived,
 	}

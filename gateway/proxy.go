@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -119,6 +120,12 @@ func (x *exchange) serve() {
 	}
 	if r.Method == http.MethodConnect || r.Method == http.MethodTrace {
 		x.fail(dify.ErrMethod)
+		return
+	}
+	// HTTP/2 needs no Content-Length, and net/http believes the first of several
+	// and takes one that is no number for none.
+	if cl := r.Header["Content-Length"]; r.ProtoMajor >= 2 && len(cl) > 0 && (len(cl) > 1 || cl[0] != strconv.FormatInt(r.ContentLength, 10)) {
+		x.fail(dify.ErrBadBody)
 		return
 	}
 	// A message with Transfer-Encoding and Content-Length may be read
