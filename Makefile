@@ -6,7 +6,7 @@ TOOLS := $(CURDIR)/.tools
 VERSION := $(shell git describe --always --dirty 2>/dev/null || echo dev)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test setup-lint build up down status test lint check vulncheck licences generate fuzz setup-bench bench-gateway bench-gateway-micro bench-pgproxy bench-redis bench-zones drill-gateway soak soak-gateway clean
+.PHONY: help setup setup-test setup-lint build up down status test lint check vulncheck licences generate fuzz fuzz-ci setup-bench bench-gateway bench-gateway-micro bench-pgproxy bench-redis bench-zones drill-gateway soak soak-gateway clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-19s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,6 +58,9 @@ generate: ## write the generated pages again
 
 fuzz: ## run each fuzz target for a minute
 	@scripts/fuzz.sh 60s
+
+fuzz-ci: ## the same for the SSE parser and the classification of requests only
+	@scripts/fuzz.sh 60s ./internal/sse ./gateway/dify
 
 # Side by side with nginx, HAProxy, Envoy, Caddy and Traefik, as far as they are
 # installed (make setup-bench). One row against nginx alone, while working on it:

@@ -281,9 +281,9 @@ func (g *Gateway) Run(ctx context.Context, listeners ...net.Listener) error {
 		Protocols:         new(http.Protocols),
 		// Without it a client that sends frames to be acknowledged and reads
 		// nothing keeps its connection for ever.
-		HTTP2: &http.HTTP2Config{WriteByteTimeout: set.Limits.WriteTimeout},
-		ConnState:         g.connState,
-		ConnContext:       arrived,
+		HTTP2:       &http.HTTP2Config{WriteByteTimeout: set.Limits.WriteTimeout},
+		ConnState:   g.connState,
+		ConnContext: arrived,
 	}
 	srv.Protocols.SetHTTP1(true)
 	srv.Protocols.SetUnencryptedHTTP2(true)

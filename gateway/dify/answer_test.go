@@ -122,7 +122,7 @@ func TestAnswer(t *testing.T) {
 		},
 		{"an error without a status", Chat, false, sseOf(`{"event":"error","code":"x","message":"y"}`), 500, `{"code":"x","message":"y","status":500}`},
 		{"too early an end", Chat, false, sseOf(`{"event":"message","answer":"a"}`), 0, ""},
-		{"an event that is cut", Chat, false, sseOf(`{"event":"message",` + ids + `}`) + `data: {"event":"message_end"}`, 0, ""},
+		{"an event that is cut", Chat, false, sseOf(`{"event":"message",`+ids+`}`) + `data: {"event":"message_end"}`, 0, ""},
 		{"data in two lines", Chat, true, "data: {\"event\":\"message\",\ndata: \"answer\":\"a\"}\r\n\r\n" + sseOf(`{"event":"message_end"}`), 200, ``},
 	}
 	for _, tc := range cases {
