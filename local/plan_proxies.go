@@ -160,6 +160,8 @@ func (p *planner) gatewaySettings(cfg *gateway.Config, s spec.Gateway) {
 	cfg.Retry.Attempts, cfg.Retry.BudgetShare = s.Retry.Attempts, s.Retry.Budget
 	cfg.Retry.ConnectTimeout = s.ConnectTimeout.Std()
 	cfg.Stream.Heartbeat = s.Heartbeat.Std()
+	cfg.Stream.FirstContentTimeout, cfg.Stream.BlockingAsStream = s.FirstContentTimeout.Std(), s.BlockingAsStream
+	cfg.Conversations.Serialise = s.SerialiseConversations
 	cfg.Limits.MaxBodyBytes = int64(s.MaxBody)
 	cfg.Drain.Timeout = s.DrainTimeout.Std()
 	cfg.TrustedProxies = s.TrustedProxies

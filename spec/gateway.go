@@ -35,6 +35,16 @@ type Gateway struct {
 	// seconds, so the default fills in only where it does not. 0s means
 	// never.
 	Heartbeat Duration `yaml:"heartbeat" range:"0s..10m"`
+	// FirstContentTimeout is how long a stream may take to its first event
+	// that is not a ping. 0s means for ever.
+	FirstContentTimeout Duration `yaml:"firstContentTimeout" range:"0s..1h"`
+	// SerialiseConversations lets one request of a conversation work at a
+	// time; Dify does not survive two.
+	SerialiseConversations bool `yaml:"serialiseConversations"`
+	// BlockingAsStream asks Dify for a stream where the client wants one
+	// answer, so that a dead or silent instance is noticed and a client that
+	// leaves stops its task.
+	BlockingAsStream bool `yaml:"blockingAsStream"`
 	// Jobs is the async lane: a call with "Prefer: respond-async" is answered
 	// with 202 and runs as a job that survives the death of its gateway.
 	Jobs GatewayJobs `yaml:"jobs"`
@@ -118,6 +128,9 @@ func defaultGateway() Gateway {
 		RateLimits:     []RateLimit{},
 		TrustedProxies: []string{},
 		Heartbeat:      Duration(15 * second),
-		Jobs:           GatewayJobs{Enabled: true, Workers: 16, MaxAge: Duration(60 * minute), Retention: Duration(24 * 60 * minute)},
+
+		FirstContentTimeout:    Duration(2 * minute),
+		SerialiseConversations: true,
+		Jobs:                   GatewayJobs{Enabled: true, Workers: 16, MaxAge: Duration(60 * minute), Retention: Duration(24 * 60 * minute)},
 	}
 }
