@@ -149,6 +149,7 @@ type laneClient struct {
 }
 
 func newLaneClient(tb testing.TB, key string) *laneClient {
+	tb.Helper()
 	return &laneClient{tb: tb, c: client(tb), key: key}
 }
 
@@ -237,7 +238,7 @@ func (l *laneClient) events(url, after string, n int) []laneEvent {
 	l.tb.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, "GET", url, nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		l.tb.Fatal(err)
 	}

@@ -106,7 +106,7 @@ func TestJobsSurviveTheirGateway(t *testing.T) {
 
 	submit := func(query, prefer string) string {
 		t.Helper()
-		req, err := http.NewRequestWithContext(t.Context(), "POST", url+"/v1/chat-messages",
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, url+"/v1/chat-messages",
 			strings.NewReader(`{"inputs":{},"user":"u","response_mode":"blocking","query":`+strconv.Quote(query)+`}`))
 		if err != nil {
 			t.Fatal(err)
@@ -145,8 +145,11 @@ func TestJobsSurviveTheirGateway(t *testing.T) {
 		eventually.Nil(t, patience, func() error {
 			_, body, _ := answer(t, "GET", second.url+path, "")
 			s = jobs.Status{}
-			if err := json.Unmarshal([]byte(body), &s); err != nil || s.State != want {
-				return fmt.Errorf("%v %s", err, body)
+			if err := json.Unmarshal([]byte(body), &s); err != nil {
+				return fmt.Errorf("%w: %s", err, body)
+			}
+			if s.State != want {
+				return fmt.Errorf("%s: %s", s.State, body)
 			}
 			return nil
 		})
