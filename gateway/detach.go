@@ -21,7 +21,13 @@ type arrivalKey struct{}
 
 // arrived is the server's ConnContext.
 func arrived(ctx context.Context, c net.Conn) context.Context {
-	if tcp, ok := c.(*net.TCPConn); ok {
+	tcp, ok := c.(*net.TCPConn)
+	if p, proxied := c.(proxiedConn); proxied {
+		// Its header is read. It ends with its stream: given back, it would have
+		// lost its client's address.
+		tcp, ok = p.TCPConn()
+	}
+	if ok {
 		return context.WithValue(ctx, arrivalKey{}, &arrival{ctx, tcp})
 	}
 	return ctx

@@ -114,3 +114,44 @@ func TestProxyProtocolConfig(t *testing.T) {
 		}
 	}
 }
+
+// A stream of a proxied connection leaves net/http like any other, and its
+// connection ends with it.
+func TestProxyProtocolWithAStream(t *testing.T) {
+	in := newInstance(t, "zone-a", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/event-stream")
+		_, _ = fmt.Fprintf(w, "data: {\"event\":\"message\",\"answer\":%q}\n\n", r.Header.Get("X-Forwarded-For"))
+		_ = http.NewResponseController(w).Flush()
+		_, _ = io.WriteString(w, "data: {\"event\":\"message_end\"}\n\n")
+	})
+	cfg := testConfig(in)
+	cfg.ProxyProtocol = ProxyProtocol{Mode: ProxyProtocolAccept, From: []string{"127.0.0.0/8"}}
+	g := start(t, cfg)
+	c, err := net.Dial("tcp", g.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(patience))
+	h, err := proxyproto.HeaderProxyFromAddrs(2, &net.TCPAddr{IP: net.IPv4(203, 0, 113, 7), Port: 4711}, c.RemoteAddr()).Format()
+	if err != nil {
+		t.Fatal(err)
+	}
+	const body = `{"response_mode":"streaming"}`
+	if _, err := fmt.Fprintf(c, "%sPOST /v1/chat-messages HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", h, len(body), body); err != nil {
+		t.Fatal(err)
+	}
+	r := bufio.NewReader(c)
+	resp, err := http.ReadResponse(r, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil || !strings.Contains(string(b), "203.0.113.7") || !strings.HasSuffix(string(b), "message_end\"}\n\n") {
+		t.Errorf("stream %q, %v", b, err)
+	}
+	if _, err := r.ReadByte(); !resp.Close || err != io.EOF {
+		t.Errorf("the connection goes on: close %v, %v", resp.Close, err)
+	}
+}
