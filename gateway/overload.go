@@ -19,7 +19,7 @@ type Overload struct {
 	// their first content follow what the instance can do. Default true.
 	Adaptive bool `yaml:"adaptive"`
 	// MinLimit, MaxLimit and InitialLimit bound that number, per instance and
-	// gateway, and say where it begins. Default 4, 400 and 32.
+	// gateway, and say where it begins. Default 4, 400 and 16.
 	MinLimit     int `yaml:"minLimit"`
 	MaxLimit     int `yaml:"maxLimit"`
 	InitialLimit int `yaml:"initialLimit"`
@@ -40,7 +40,7 @@ type Overload struct {
 
 func defaultOverload() Overload {
 	return Overload{
-		Adaptive: true, MinLimit: 4, MaxLimit: 400, InitialLimit: 32,
+		Adaptive: true, MinLimit: 4, MaxLimit: 400, InitialLimit: 16,
 		StandingTimeout: 500 * time.Millisecond, AppQueue: 200, MaxApps: 4096,
 	}
 }

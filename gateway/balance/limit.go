@@ -33,6 +33,8 @@ const (
 	windowLeft    = windowSamples / 10
 	windowMax     = 20 * time.Second
 	windowStale   = time.Minute
+	// settled is how far the limit may move without waiting until it shows.
+	settled = 0.15
 	// sigmas is how many standard errors a queue must be away from chance.
 	sigmas = 1
 	// firstSpread is the squared coefficient of variation that a group is
@@ -56,7 +58,7 @@ const (
 	// wanted in the endpoint's own queue: so many that it does not run dry by
 	// chance, not more. dropShare of failed attempts in a window is a sign of
 	// overload by itself.
-	aimFactor = 0.6
+	aimFactor = 0.2
 	aimLow    = 0.7
 	aimHigh   = 1.4
 	dropShare = 0.1
@@ -81,6 +83,7 @@ type adaptive struct {
 	limit  atomic.Int64  // published; noLimit is none
 	full   atomic.Bool   // the limit has been reached in this window
 	cohort atomic.Uint64 // the window's number, and in the lower half how many began in it
+	skip   atomic.Uint32 // how many begin before the first that counts
 	since  atomic.Int64  // its begin
 	latest atomic.Int64  // when a request showed its content or ended, or a stall was looked at
 
@@ -132,11 +135,12 @@ func (a *adaptive) enter(working, limit int64) (window uint32) {
 	if working >= limit && !a.full.Load() {
 		a.full.Store(true)
 	}
-	if c := a.cohort.Load(); c&math.MaxUint32 >= windowSamples {
+	skip := uint64(a.skip.Load())
+	if c := a.cohort.Load(); c&math.MaxUint32 >= skip+windowSamples {
 		return 0
 	}
 	c := a.cohort.Add(1)
-	if c&math.MaxUint32 > windowSamples {
+	if n := c & math.MaxUint32; n <= skip || n > skip+windowSamples {
 		return 0
 	}
 	return uint32(c>>32) + 1
@@ -230,6 +234,12 @@ func (a *adaptive) open() { a.cohort.Store((a.cohort.Load()>>32 + 1) << 32) }
 // set publishes the limit n.
 func (a *adaptive) set(n float64) {
 	n = min(max(n, float64(a.cfg.Min)), float64(a.cfg.Max))
+	// After a large change, what shares the endpoint with the next requests is
+	// still what the old limit let in: they do not count.
+	a.skip.Store(0)
+	if change := n / a.now; change < 1-settled || change > 1+settled {
+		a.skip.Store(uint32(n))
+	}
 	a.now = n
 	a.limit.Store(int64(n))
 }
@@ -304,6 +314,7 @@ func (a *adaptive) judge(now time.Time) {
 	ratio, sigma, actual := a.ratio()
 	if sigma > windowError*ratio && w.size < windowSizes*windowSamples && age < windowMax {
 		w.size += windowSamples
+		a.skip.Store(0)
 		a.open()
 		return
 	}
@@ -340,7 +351,7 @@ func (a *adaptive) follow(requests, ratio, sigma float64, full bool, now time.Ti
 		// time, though perhaps not without any queue.
 		if ratio < 1 {
 			a.learn(0.3, false)
-		} else {
+		} else if requests < a.now/2 {
 			a.learn(0.1, false)
 		}
 	case now.Sub(a.verified) > a.holds:

@@ -1,0 +1,201 @@
+package admit
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"fournines/gateway/balance"
+	"fournines/topology"
+)
+
+// core is the processor of a Python process in virtual time: turns of 5 ms,
+// first come first served.
+type core struct {
+	mu   sync.Mutex
+	free time.Time
+}
+
+func (c *core) use(ctx context.Context, d time.Duration) {
+	const slice = 5 * time.Millisecond
+	for ; d > 0 && ctx.Err() == nil; d -= slice {
+		part := min(d, slice)
+		c.mu.Lock()
+		if now := time.Now(); c.free.Before(now) {
+			c.free = now
+		}
+		c.free = c.free.Add(part)
+		until := c.free
+		c.mu.Unlock()
+		time.Sleep(time.Until(until))
+	}
+}
+
+// stream is an open loop of one app's chats. One chat takes 100 ms of a core, 40
+// of them before its first content, and a model that thinks for 500 ms on
+// average.
+type stream struct {
+	app  string
+	rate float64
+}
+
+// outcome of one stream.
+type outcome struct {
+	offered, refused, late int
+	good                   float64   // per second: first content within 3 s, and completed
+	content                []float64 // seconds until the first content of the good ones, from when they were due
+	whole                  []float64 // until the end
+}
+
+func quantile(v []float64, q float64) float64 {
+	slices.Sort(v)
+	return v[int(q*float64(len(v)-1))]
+}
+
+// play runs the streams against n instances for warm and then for length, which
+// is measured. Without protection everything goes to the instances at once.
+func play(t *testing.T, n int, protected bool, warm, length time.Duration, streams ...stream) map[string]*outcome {
+	t.Helper()
+	const inTime, patience = 3 * time.Second, 10 * time.Second
+	results := map[string]*outcome{}
+	synctest.Test(t, func(t *testing.T) {
+		limit := balance.Limit{Adaptive: protected, Min: 4, Max: 400, Initial: 16}
+		cores := map[string]*core{}
+		var targets []balance.Target
+		for i := range n {
+			name := string(rune('a' + i))
+			targets = append(targets, balance.Target{Endpoint: topology.Endpoint{Name: name, Zone: "z", Address: name + ":1"}, Scheme: "http"})
+			cores[name] = &core{}
+		}
+		var c *Controller
+		pool := balance.New(balance.Config{
+			Zone: "z", LocalThreshold: .7, SlowStart: time.Second, ConsecutiveErrors: 1 << 30, Consecutive5xx: 1 << 30, Limit: limit,
+		}, targets, slog.New(slog.DiscardHandler), nobody{}, func() { c.Freed() })
+		cfg := Config{MaxQueue: 1000, Timeout: 5 * time.Second, Target: 500 * time.Millisecond, AppQueue: 200, MaxApps: 10}
+		c = New(cfg, pool)
+		apps := map[string]Limits{}
+		for _, s := range streams {
+			apps[s.app] = Limits{}
+			results[s.app] = &outcome{}
+		}
+		c.Update(cfg, apps)
+		var mu sync.Mutex
+		var wg sync.WaitGroup
+		begin := time.Now()
+		chat := func(s stream, think time.Duration, group uint8) {
+			due := time.Now()
+			counts := due.Sub(begin) > warm
+			r := results[s.app]
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			defer cancel()
+			tk := Ticket{App: app(c, s.app), Kind: balance.Kind{Group: group, Streams: true}}
+			_, err := c.Acquire(ctx, &tk, nil)
+			content := time.Duration(0)
+			if err == nil {
+				core := cores[tk.Slot.Name]
+				core.use(ctx, 40*time.Millisecond)
+				time.Sleep(think)
+				if ctx.Err() == nil {
+					content = time.Since(due)
+					tk.Slot.Endpoint.Observe(content)
+					tk.Slot.Content(true)
+				}
+				for range 24 {
+					if ctx.Err() != nil {
+						break
+					}
+					time.Sleep(25 * time.Millisecond)
+					core.use(ctx, 2500*time.Microsecond)
+				}
+			}
+			c.Close(&tk)
+			if !counts {
+				return
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			r.offered++
+			var refused *Refused
+			switch {
+			case errors.As(err, &refused):
+				r.refused++
+			case err != nil || ctx.Err() != nil || content > inTime:
+				r.late++
+			default:
+				r.good += 1 / length.Seconds()
+				r.content = append(r.content, content.Seconds())
+				r.whole = append(r.whole, time.Since(due).Seconds())
+			}
+		}
+		for i, s := range streams {
+			dice := rand.New(rand.NewPCG(uint64(i), 1))
+			wg.Go(func() {
+				for next := begin; ; {
+					next = next.Add(time.Duration(dice.ExpFloat64() / s.rate * float64(time.Second)))
+					if next.Sub(begin) > warm+length {
+						return
+					}
+					time.Sleep(time.Until(next))
+					think := time.Duration(float64(500*time.Millisecond) * math.Exp(.4*dice.NormFloat64()-.08))
+					wg.Go(func() { chat(s, think, uint8(i+1)) })
+				}
+			})
+		}
+		wg.Wait()
+	})
+	return results
+}
+
+// TestGoodputUnderOverload: from one to ten times what the instances can do, what
+// comes out in time stays the same, and so does its latency. Without protection
+// everything is late.
+func TestGoodputUnderOverload(t *testing.T) {
+	const n, capacity = 4, 40.0
+	peak, least, p99 := 0.0, math.Inf(1), 0.0
+	for _, load := range []float64{1, 1.5, 2, 3, 5, 10} {
+		r := play(t, n, true, 90*time.Second, 2*time.Minute, stream{"a", load * capacity})["a"]
+		t.Logf("offered %4.1f: %.1f per second in time, %d refused, %d late, content p50 %.2f p99 %.2f s", load, r.good, r.refused, r.late,
+			quantile(r.content, .5), quantile(r.content, .99))
+		peak, least = max(peak, r.good), min(least, r.good)
+		p99 = max(p99, quantile(r.content, .99))
+		if r.late > r.offered/100 {
+			t.Errorf("offered %v: %d of %d were admitted and late", load, r.late, r.offered)
+		}
+	}
+	t.Logf("goodput never under %.1f%% of its peak, %.1f%% of the capacity", 100*least/peak, 100*least/capacity)
+	if least < .85*peak || least < .7*capacity {
+		t.Errorf("goodput falls from %.1f to %.1f per second", peak, least)
+	}
+	if p99 > 3 {
+		t.Errorf("content after %.2f s", p99)
+	}
+	if r := play(t, n, false, 90*time.Second, time.Minute, stream{"a", 2 * capacity})["a"]; r.good > .5*peak {
+		t.Errorf("without protection %.1f per second: the test shows nothing", r.good)
+	}
+}
+
+// TestNoisyNeighbour: an app that floods the instances adds little to what
+// another one waits.
+func TestNoisyNeighbour(t *testing.T) {
+	b := stream{"b", 8}
+	alone := play(t, 4, true, 90*time.Second, 4*time.Minute, b)["b"]
+	for _, load := range []float64{1, 3, 10} {
+		r := play(t, 4, true, 90*time.Second, 4*time.Minute, b, stream{"a", load * 40})
+		content := quantile(r["b"].content, .95) / quantile(alone.content, .95)
+		whole := quantile(r["b"].whole, .95) / quantile(alone.whole, .95)
+		t.Logf("flood %4.1f: content p95 %.2f times as late, end %.2f times; %d of %d refused", load, content, whole, r["b"].refused, r["b"].offered)
+		if content > 1.5 || whole > 2 {
+			t.Errorf("flood %v: content %.2f times as late as alone, end %.2f times", load, content, whole)
+		}
+		if bad := r["b"].refused + r["b"].late; bad > r["b"].offered/50 {
+			t.Errorf("flood %v: %d of %d requests were refused or late", load, bad, r["b"].offered)
+		}
+	}
+}
