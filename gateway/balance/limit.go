@@ -50,15 +50,16 @@ const (
 	probeStill = 0.85
 	// probeFall is how far the limit may go down without being verified.
 	probeFall = 0.75
-	// verifyFirst and verifyMax are how long a verified base holds while the
-	// limit is being reached; each confirmation doubles it.
-	verifyFirst = 5 * time.Second
-	verifyMax   = time.Minute
+	// verifyFirst and verifyMax are for how many windows in which the limit is
+	// reached a verified base holds; each confirmation doubles it.
+	verifyFirst = 4
+	verifyMax   = 32
 	// aimFactor times the square root of the limit is how many requests are
 	// wanted in the endpoint's own queue: so many that it does not run dry by
 	// chance, not more. dropShare of failed attempts in a window is a sign of
 	// overload by itself.
-	aimFactor = 0.2
+	aimFactor = 0.1
+	aimError  = 0.3
 	aimLow    = 0.7
 	aimHigh   = 1.4
 	dropShare = 0.1
@@ -101,12 +102,12 @@ type adaptive struct {
 		gone         int // left without an outcome
 		size         int // how many it takes
 	}
-	probing  bool
-	before   struct{ requests, ratio, error float64 } // the probe
-	verified time.Time
-	holds    time.Duration // how long the verified base does
-	slow     bool          // slow start: no queue has been seen yet
-	time     time.Duration // until the first content, in the last window
+	probing bool
+	before  struct{ requests, ratio, error float64 } // the probe
+	holds   int                                      // for how many windows a verified base does
+	due     int                                      // how many of them are left
+	slow    bool                                     // slow start: no queue has been seen yet
+	time    time.Duration                            // until the first content, in the last window
 }
 
 // configure applies cfg. What has been learnt stays, within the new bounds.
@@ -291,7 +292,9 @@ func (a *adaptive) learn(weight float64, verified bool) {
 	}
 }
 
-func aim(n float64) float64 { return aimFactor * math.Sqrt(n) }
+// aim is how many of n requests are wanted in the endpoint's own queue, when the
+// ratio is known to sigma.
+func aim(n, sigma float64) float64 { return aimFactor*math.Sqrt(n) + aimError*sigma*n }
 
 // judge ends the window when it is complete, and moves the limit.
 func (a *adaptive) judge(now time.Time) {
@@ -328,20 +331,23 @@ func (a *adaptive) judge(now time.Time) {
 		a.set(a.now * dropCut)
 	case w.total < w.size/2: // most of them left or are not measured
 	case a.probing:
-		a.probed(ratio, sigma, now)
+		a.probed(ratio, sigma)
 	default:
-		a.follow(requests, ratio, sigma, full, now)
+		a.follow(requests, ratio, sigma, full)
 	}
 	a.reset(now)
 }
 
 // follow moves the limit by the queue that the window shows.
-func (a *adaptive) follow(requests, ratio, sigma float64, full bool, now time.Time) {
+func (a *adaptive) follow(requests, ratio, sigma float64, full bool) {
 	atLeast := ratio - sigmas*sigma
+	if full {
+		a.due--
+	}
 	switch {
-	case requests*(1-1/atLeast) > aimHigh*aim(requests):
+	case requests*(1-1/atLeast) > aimHigh*aim(requests, sigma):
 		a.slow = false
-		if next := requests/atLeast + aim(requests); next < a.now*probeFall {
+		if next := requests/atLeast + aim(requests, sigma); next < a.now*probeFall {
 			a.probe(requests, ratio, sigma)
 		} else {
 			a.set(next)
@@ -354,9 +360,9 @@ func (a *adaptive) follow(requests, ratio, sigma float64, full bool, now time.Ti
 		} else if requests < a.now/2 {
 			a.learn(0.1, false)
 		}
-	case now.Sub(a.verified) > a.holds:
+	case !a.slow && a.due <= 0:
 		a.probe(requests, ratio, sigma)
-	case requests*(1-1/atLeast) < aimLow*aim(requests):
+	case requests*(1-1/atLeast) < aimLow*aim(requests, sigma):
 		switch {
 		case a.slow:
 			a.set(a.now * 1.5)
@@ -376,28 +382,29 @@ func (a *adaptive) probe(requests, ratio, sigma float64) {
 }
 
 // probed judges the window of a probe.
-func (a *adaptive) probed(ratio, sigma float64, now time.Time) {
+func (a *adaptive) probed(ratio, sigma float64) {
 	a.probing = false
 	relief := ratio / a.before.ratio
 	atMost := relief * (1 + sigmas*math.Hypot(sigma/ratio, a.before.error))
-	wrong := ratio < 0.95 || ratio > 1.25 || a.holds == 0 // the base, perhaps
+	wrong := ratio+sigma < 1 || ratio-sigma > 1.2 || a.holds == 0 // the base, perhaps
 	if atMost < probeStill && wrong && a.now > float64(a.cfg.Min) {
 		// There is a queue even here.
 		a.learn(1, false)
 		a.probe(a.now, 1, sigma/ratio)
 		return
 	}
-	a.verified = now
+	weight := 0.3
 	if wrong {
-		a.holds = 0
+		weight, a.holds = 1, 0
 	}
 	a.holds = min(max(2*a.holds, verifyFirst), verifyMax)
+	a.due = a.holds
 	if atMost > probeNoise {
-		a.learn(0.3, true)
+		a.learn(weight, true)
 		a.set(a.before.requests)
 		return
 	}
 	a.learn(0.5, true)
 	alone := a.before.requests * relief
-	a.set(alone + aim(alone))
+	a.set(alone + aim(alone, sigma))
 }
