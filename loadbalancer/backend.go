@@ -42,6 +42,7 @@ type backend struct {
 	// back: its machine is gone, or the way to it. kick asks for a check then.
 	suspected atomic.Bool
 	kick      chan struct{}
+	running   atomic.Pointer[runningCheck] // nil between two checks
 
 	mu     sync.Mutex
 	relays map[*relay]struct{}
@@ -67,10 +68,21 @@ func newBackend(service Service, b Backend, logger *slog.Logger, m *metrics) *ba
 	}
 }
 
+// runningCheck is a check under way.
+type runningCheck struct {
+	since time.Time
+	end   context.CancelFunc
+}
+
 // suspect asks for a check at once, because data to the backend has no answer.
-func (b *backend) suspect() {
+// One that is under way is not given its whole time.
+func (b *backend) suspect(now time.Time) {
 	b.suspected.Store(true)
-	b.checkNow()
+	if c := b.running.Load(); c == nil {
+		b.checkNow()
+	} else if now.Sub(c.since) >= suspectTimeout {
+		c.end()
+	}
 }
 
 func (b *backend) checkNow() {
@@ -140,15 +152,19 @@ func (b *backend) runChecks(ctx context.Context) {
 	first := true
 	for {
 		start := time.Now()
-		suspected := b.suspected.Load()
 		timeout := b.check.Timeout
-		if suspected {
+		if b.suspected.Load() {
 			timeout = min(timeout, suspectTimeout)
 		}
-		err := b.checkOnce(ctx, client, timeout)
+		checkCtx, cancel := context.WithTimeout(ctx, timeout)
+		b.running.Store(&runningCheck{start, cancel})
+		err := b.checkOnce(checkCtx, client)
+		b.running.Store(nil)
+		cancel()
 		if ctx.Err() != nil {
 			return
 		}
+		suspected := b.suspected.Load()
 		if err == nil {
 			passed, failed, silent = passed+1, 0, 0
 			if first || passed >= b.check.Rise || b.up.Load() {
@@ -210,9 +226,7 @@ func (b *backend) setUp(up bool, cause error) {
 	}
 }
 
-func (b *backend) checkOnce(ctx context.Context, client *http.Client, timeout time.Duration) error {
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
+func (b *backend) checkOnce(ctx context.Context, client *http.Client) error {
 	if b.check.Kind == CheckTCP {
 		c, err := (&net.Dialer{}).DialContext(ctx, "tcp", b.CheckAddress)
 		if err != nil {

@@ -380,7 +380,7 @@ func (s *service) watch(ctx context.Context, dead *atomic.Int64) {
 				})
 				// A lossy network makes one connection wait, a dead one all.
 				if suspected && silence >= suspectAfter {
-					nb.suspect()
+					nb.suspect(now)
 				} else {
 					nb.suspected.Store(false)
 				}

@@ -38,6 +38,10 @@ const (
 	balancerAdminPort             = 9102
 )
 
+// stubCost makes instances that are seldom busy: what is drilled is the way to
+// them.
+var stubCost = []string{"--cost", "2ms", "--light-cost", "200us"}
+
 // Last octets of addresses in a zone.
 const (
 	numberGateway  = 21
@@ -56,8 +60,6 @@ type Options struct {
 	Instances int
 	// Delay is the round trip between two zones; default none.
 	Delay time.Duration
-	// Stub are further arguments of every instance.
-	Stub []string
 	// Gateway changes the configuration of a zone's gateway; nil changes nothing.
 	Gateway func(zone string, cfg *gateway.Config)
 	// Log is told what happens; nil tells nobody.
@@ -199,7 +201,7 @@ func (c *Cluster) prepare(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			args := append([]string{"difysim", "stub", "--listen", listen, "--admin", admin, "--instance", name, "--log-level", "warn"}, c.o.Stub...)
+			args := append([]string{"difysim", "stub", "--listen", listen, "--admin", admin, "--instance", name, "--log-level", "warn"}, stubCost...)
 			c.addArgs(name, z, args)
 			c.admin[name] = admin
 			c.instances = append(c.instances, name)

@@ -25,8 +25,9 @@ type Fault struct {
 	hits hit
 	// hold is how long the fault lasts, when strike itself does not take that long.
 	hold time.Duration
-	// strike breaks the cluster and calls struck at the moment of each blow.
-	strike func(ctx context.Context, c *Cluster, struck func()) error
+	// strike breaks the cluster; it calls struck before each blow, and over when
+	// what was hit is surely gone.
+	strike func(ctx context.Context, c *Cluster, struck func() (over func())) error
 	// repair mends it; nil when there is nothing to mend.
 	repair func(ctx context.Context, c *Cluster) error
 }
@@ -54,9 +55,9 @@ const (
 
 // Faults lists the faults in the order of the table.
 func Faults() []Fault {
-	wrong := func(f difysim.Faults) func(context.Context, *Cluster, func()) error {
-		return func(ctx context.Context, c *Cluster, struck func()) error {
-			struck()
+	wrong := func(f difysim.Faults) func(context.Context, *Cluster, func() func()) error {
+		return func(ctx context.Context, c *Cluster, struck func() (over func())) error {
+			defer struck()()
 			return c.SetFaults(ctx, victim, f)
 		}
 	}
@@ -65,8 +66,8 @@ func Faults() []Fault {
 		{
 			Name: "instance-kill", About: "kill -9 an instance", hold: 3 * time.Second,
 			hits: hit{instances: true},
-			strike: func(_ context.Context, c *Cluster, struck func()) error {
-				struck()
+			strike: func(_ context.Context, c *Cluster, struck func() (over func())) error {
+				defer struck()()
 				return c.procs[victim].kill()
 			},
 			repair: func(_ context.Context, c *Cluster) error { return c.procs[victim].start() },
@@ -74,8 +75,8 @@ func Faults() []Fault {
 		{
 			Name: "instance-hang", About: "an instance hangs (SIGSTOP)", hold: 4 * time.Second,
 			hits: hit{instances: true, until: 5 * time.Second},
-			strike: func(_ context.Context, c *Cluster, struck func()) error {
-				struck()
+			strike: func(_ context.Context, c *Cluster, struck func() (over func())) error {
+				defer struck()()
 				return c.procs[victim].signal(syscall.SIGSTOP)
 			},
 			repair: func(_ context.Context, c *Cluster) error { return c.procs[victim].signal(syscall.SIGCONT) },
@@ -92,8 +93,8 @@ func Faults() []Fault {
 		{
 			Name: "zone-loss", About: "a zone loses power: all its processes and its network at once", Network: true, hold: 4 * time.Second,
 			hits: hit{instances: true, gateways: true, until: 2 * time.Second},
-			strike: func(_ context.Context, c *Cluster, struck func()) error {
-				struck()
+			strike: func(_ context.Context, c *Cluster, struck func() (over func())) error {
+				defer struck()()
 				// The network first, and the gateway before its instances: a zone
 				// without power says no goodbye, and nobody in it sees another die.
 				errs := []error{c.net.Cut(victimZone)}
@@ -113,8 +114,8 @@ func Faults() []Fault {
 		{
 			Name: "zone-cut", About: "a zone is cut off by the network, its processes go on", Network: true, hold: 4 * time.Second,
 			hits: hit{instances: true, gateways: true, until: 2 * time.Second},
-			strike: func(_ context.Context, c *Cluster, struck func()) error {
-				struck()
+			strike: func(_ context.Context, c *Cluster, struck func() (over func())) error {
+				defer struck()()
 				return c.net.Cut(victimZone)
 			},
 			repair: func(_ context.Context, c *Cluster) error { return c.net.Heal(victimZone) },
@@ -122,12 +123,13 @@ func Faults() []Fault {
 		{
 			Name: "instance-flap", About: "an instance is killed and started again three times",
 			hits: hit{instances: true},
-			strike: func(ctx context.Context, c *Cluster, struck func()) error {
+			strike: func(ctx context.Context, c *Cluster, struck func() (over func())) error {
 				for range 3 {
-					struck()
+					over := struck()
 					if err := c.procs[victim].kill(); err != nil {
 						return err
 					}
+					over()
 					wait(ctx, 400*time.Millisecond)
 					if err := c.procs[victim].start(); err != nil {
 						return err
@@ -140,18 +142,18 @@ func Faults() []Fault {
 		{
 			Name: "gateway-kill", About: "kill -9 a gateway", hold: 2 * time.Second,
 			hits: hit{gateways: true},
-			strike: func(_ context.Context, c *Cluster, struck func()) error {
-				struck()
+			strike: func(_ context.Context, c *Cluster, struck func() (over func())) error {
+				defer struck()()
 				return c.procs["gateway-"+victimZone].kill()
 			},
 			repair: func(_ context.Context, c *Cluster) error { return c.procs["gateway-"+victimZone].start() },
 		},
 		{
 			Name: "gateway-restart", About: "restart all gateways, one after the other",
-			strike: func(ctx context.Context, c *Cluster, struck func()) error {
+			strike: func(ctx context.Context, c *Cluster, struck func() (over func())) error {
 				var old []*proc
 				for _, name := range c.gateways {
-					struck()
+					defer struck()()
 					before, err := c.restartGateway(ctx, name)
 					if err != nil {
 						return err

@@ -59,6 +59,9 @@ func faultsCommand(ctx context.Context, args []string, stdout, stderr io.Writer)
 	if err != nil {
 		return false, err
 	}
+	if err := checkMarks(*table, "faults"); err != nil {
+		return false, err
+	}
 	begun := time.Now()
 	results, err := Table(ctx, Options{Binary: path}, faults, p, *repeat, *keep, func(text string) {
 		fmt.Fprintf(stderr, "%7.1fs  %s\n", time.Since(begun).Seconds(), text)

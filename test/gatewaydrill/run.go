@@ -109,9 +109,13 @@ func Run(ctx context.Context, c *Cluster, f Fault, p Plan, repetition int) (*Out
 	}
 	mu.Unlock()
 
-	var blows []time.Time
+	var blows []blow
 	r.Window.Fault = time.Now()
-	err := f.strike(ctx, c, func() { blows = append(blows, time.Now()) })
+	err := f.strike(ctx, c, func() func() {
+		now, n := time.Now(), len(blows)
+		blows = append(blows, blow{now, now})
+		return func() { blows[n].to = time.Now() }
+	})
 	if err == nil {
 		hold := f.hold
 		if p.Hold > 0 {
@@ -170,14 +174,18 @@ func longestStall(ctx context.Context) time.Duration {
 	}
 }
 
+// blow is the time in which something was taken away: a process that is killed
+// takes its time to go.
+type blow struct{ from, to time.Time }
+
 // explains tells whether a failed request had been in flight on what the blows hit.
-func (h hit) explains(s drill.Sample, blows []time.Time, slack time.Duration) bool {
+func (h hit) explains(s drill.Sample, blows []blow, slack time.Duration) bool {
 	if h.instance != "" && s.Instance == h.instance {
 		return true
 	}
 	there := false
 	for _, b := range blows {
-		there = there || !s.Due.After(b.Add(h.until+slack+50*time.Millisecond)) && s.Done.After(b)
+		there = there || !s.Due.After(b.to.Add(h.until+slack+50*time.Millisecond)) && s.Done.After(b.from)
 	}
 	if !there {
 		return false

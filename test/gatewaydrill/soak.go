@@ -126,7 +126,7 @@ func Soak(ctx context.Context, c *Cluster, p SoakPlan, say func(string)) (*SoakR
 		f := faults[n%len(faults)]
 		next := begun.Add(time.Duration(n+1) * p.Every)
 		say(fmt.Sprintf("%4.0fs  %s", time.Since(begun).Seconds(), f.Name))
-		err := f.strike(ctx, c, func() {})
+		err := f.strike(ctx, c, func() func() { return func() {} })
 		wait(ctx, f.hold)
 		if f.repair != nil {
 			err = errors.Join(err, f.repair(ctx, c))

@@ -307,6 +307,9 @@ func zonesCommand(ctx context.Context, args []string, stdout, stderr io.Writer) 
 	if err != nil {
 		return false, err
 	}
+	if err := checkMarks(*table, "zones"); err != nil {
+		return false, err
+	}
 	suite, err := Zones(ctx, Options{Binary: path}, p, func(text string) { fmt.Fprintln(stderr, text) })
 	if err != nil {
 		return false, err

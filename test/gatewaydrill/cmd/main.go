@@ -11,10 +11,10 @@ import (
 	"fournines/test/gatewaydrill"
 )
 
-func main() {
+func main() { os.Exit(run()) }
+
+func run() int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	code := gatewaydrill.Main(ctx, os.Args[1:], os.Stdout, os.Stderr)
-	stop()
-	os.Exit(code)
+	return gatewaydrill.Main(ctx, os.Args[1:], os.Stdout, os.Stderr)
 }
