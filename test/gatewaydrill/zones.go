@@ -216,9 +216,36 @@ func (c *Cluster) dialFrom(ctx context.Context, zone, address string) (conn net.
 	return conn, err
 }
 
-// latencies asks at a constant rate from within the victim's zone, after some
-// requests that open the connections, and returns how long each took, sorted.
+// latencies measures one contender, and again when something else took the
+// machine's processors meanwhile: means do not bear that. The least disturbed
+// measurement counts.
 func (c *Cluster) latencies(ctx context.Context, ask asker, p ZonePlan) ([]time.Duration, error) {
+	const maxStall, attempts = 25 * time.Millisecond, 4
+	var best []time.Duration
+	least := time.Hour
+	for range attempts {
+		stallCtx, cancel := context.WithCancel(ctx)
+		stalled := make(chan time.Duration, 1)
+		go func() { stalled <- longestStall(stallCtx) }()
+		got, err := c.latenciesOnce(ctx, ask, p)
+		cancel()
+		stall := <-stalled
+		if err != nil {
+			return nil, err
+		}
+		if stall < least {
+			best, least = got, stall
+		}
+		if least <= maxStall {
+			break
+		}
+	}
+	return best, nil
+}
+
+// latenciesOnce asks at a constant rate from within the victim's zone, after some
+// requests that open the connections, and returns how long each took, sorted.
+func (c *Cluster) latenciesOnce(ctx context.Context, ask asker, p ZonePlan) ([]time.Duration, error) {
 	transport := &http.Transport{
 		MaxIdleConnsPerHost: 64,
 		DialContext: func(ctx context.Context, _, address string) (net.Conn, error) {
