@@ -21,7 +21,7 @@ const retryPause = 50 * time.Millisecond
 // upstream is an instance's answer and what must be given back after it.
 type upstream struct {
 	resp   *http.Response
-	ctx    context.Context // the attempt's: its cause says who ended it
+	end    *http1.Cancel // its cause says who ended the attempt
 	ep     *balance.Endpoint
 	slot   *balance.Slot
 	cancel context.CancelCauseFunc
@@ -227,8 +227,10 @@ func (x *exchange) mayPay(reason string, count bool) bool {
 // try makes one attempt at ep, whose place it holds, and gives the place back
 // when it fails.
 func (x *exchange) try(ep *balance.Endpoint) (*upstream, failure) {
-	ctx, cancel := context.WithCancelCause(x.ctx)
+	end := new(http1.Cancel)
+	var cancel context.CancelCauseFunc = end.Cancel
 	req := http1.Request{
+		Cancel: end,
 		Scheme: ep.Scheme, Address: ep.Address,
 		Method: x.r.Method, Target: x.target(), Host: x.r.Host, Header: x.span.header(x.r.Header),
 	}
@@ -236,8 +238,8 @@ func (x *exchange) try(ep *balance.Endpoint) (*upstream, failure) {
 
 	v := x.watch(ep, cancel)
 	begin := time.Now()
-	resp, err := x.g.transport.Do(ctx, &req) //nolint:bodyclose // upstream.close does, here or where the answer has been passed on
-	up := &upstream{resp: resp, ctx: ctx, ep: ep, slot: &x.ticket.Slot, cancel: cancel}
+	resp, err := x.g.transport.Do(x.ctx, &req) //nolint:bodyclose // upstream.close does, here or where the answer has been passed on
+	up := &upstream{resp: resp, end: end, ep: ep, slot: &x.ticket.Slot, cancel: cancel}
 	if err == nil {
 		ep.Observe(time.Since(begin))
 		err = up.prefetch(x)

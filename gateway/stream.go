@@ -361,7 +361,7 @@ func (p *pump) ended(up *upstream, err error) streamEnd {
 		return streamDone // the client has it all, whatever became of the instance
 	}
 	if !errors.Is(err, io.EOF) {
-		cause := context.Cause(up.ctx)
+		cause := up.end.Cause()
 		p.late = errors.Is(cause, errNoContent)
 		p.silent = p.late || errors.Is(cause, errSilent)
 		return streamDead

@@ -12,6 +12,10 @@ import (
 // to go, when there was nowhere at first.
 const recheck = time.Second
 
+// attendAfter is when an attempt's instance begins to be watched: most answers
+// are here before, and a watch costs more than a timer.
+const attendAfter = 50 * time.Millisecond
+
 // vigil watches one attempt at an idempotent request. When the answer does not
 // begin within retry.tryTimeout, or probes find the instance unhealthy, the
 // attempt is given up for another instance. Where there is none to go to, or no
@@ -23,7 +27,7 @@ type vigil struct {
 	cancel  context.CancelCauseFunc
 	begin   time.Time
 	limit   time.Duration
-	unwatch func() bool
+	unwatch func() bool // nil until attend
 
 	mu       sync.Mutex  // the exchange stands still in its attempt while look holds it
 	timer    *time.Timer // nil when nothing is watched
@@ -41,18 +45,27 @@ func (x *exchange) watch(ep *balance.Endpoint, cancel context.CancelCauseFunc) *
 	x.asking = v.begin
 	if !x.class.Idempotent() {
 		if limit := x.firstContentLimit(); limit > 0 {
-			v.unwatch = func() bool { return true }
 			v.timer = time.AfterFunc(limit, v.expire)
 		}
 		return v
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.timer = time.AfterFunc(v.limit, v.look)
-	// An instance that hangs answers probes no sooner than requests: what may
-	// be asked elsewhere does not wait for its own timeout.
-	v.unwatch = context.AfterFunc(ep.Down(), v.look)
+	down := ep.Down()
+	v.timer = time.AfterFunc(min(v.limit, attendAfter), func() { v.attend(down) })
 	return v
+}
+
+// attend begins to watch the instance. An instance that hangs answers probes no
+// sooner than requests: what may be asked elsewhere does not wait for its own
+// timeout.
+func (v *vigil) attend(down context.Context) {
+	v.mu.Lock()
+	if !v.over {
+		v.unwatch = context.AfterFunc(down, v.look)
+	}
+	v.mu.Unlock()
+	v.look()
 }
 
 // expire gives up an attempt whose answer has not even begun.
@@ -71,9 +84,11 @@ func (v *vigil) end() bool {
 		return false
 	}
 	v.timer.Stop()
-	v.unwatch()
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	if v.unwatch != nil {
+		v.unwatch()
+	}
 	v.over = true
 	return v.left
 }

@@ -185,6 +185,11 @@ func (c *Controller) wait(ctx context.Context, t *Ticket, tried []*balance.Endpo
 	if refused != nil {
 		return 0, refused
 	}
+	select {
+	case v := <-w.result: // the usual case costs no timer
+		return c.settle(w, v)
+	default:
+	}
 	timer := time.NewTimer(cfg.Timeout)
 	defer timer.Stop()
 	select {

@@ -16,6 +16,7 @@ type Body struct {
 	c      *conn
 	ctx    context.Context // the request's: its end is the exchange's
 	stop   func() bool     // stops watching ctx
+	cancel *Cancel         // ends it, too; may be nil
 	sender *sender         // nil when the request went out in one piece
 	d      decoder
 	reuse  bool // the connection may serve another request
@@ -39,6 +40,14 @@ func (b *Body) abort() {
 	}
 }
 
+// cause returns why the exchange was ended from this side, or nil.
+func (b *Body) cause() error {
+	if b.ctx.Err() != nil {
+		return context.Cause(b.ctx)
+	}
+	return b.cancel.Cause()
+}
+
 // release gives back the buffer that came with the header.
 func (b *Body) release() {
 	if b.pooled != nil {
@@ -53,6 +62,7 @@ func (b *Body) finish() {
 		return
 	}
 	b.over = true
+	b.cancel.attach(nil)
 	quiet := b.stop() && !b.aborted.Load()
 	extra := len(b.pending) > 0 // said more than it should
 	b.release()
@@ -70,6 +80,7 @@ func (b *Body) Close() error {
 		return nil
 	}
 	b.over = true
+	b.cancel.attach(nil)
 	b.stop()
 	b.release()
 	_ = b.c.counting.Close()
@@ -168,8 +179,10 @@ func (b *Body) fail(err error) error {
 		return b.err
 	case errors.Is(err, io.EOF):
 		err = io.ErrUnexpectedEOF
-	case errors.Is(err, os.ErrDeadlineExceeded) && b.ctx.Err() != nil:
-		err = context.Cause(b.ctx)
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		if cause := b.cause(); cause != nil {
+			err = cause
+		}
 	}
 	b.err = err
 	return err

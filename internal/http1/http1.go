@@ -84,6 +84,56 @@ type Request struct {
 	Rest io.Reader
 	// Length is that of the whole body; -1 means unknown and chunked.
 	Length int64
+	// Cancel, when it is not nil, ends the exchange as the context does, but
+	// for the making of a connection.
+	Cancel *Cancel
+}
+
+// Cancel ends one exchange. It is what a context would be, for a tenth of the
+// price. The zero Cancel is ready; its methods are safe for concurrent use.
+type Cancel struct {
+	mu    sync.Mutex
+	cause error
+	body  *Body
+}
+
+// Cancel ends the exchange; only the first cause counts.
+func (c *Cancel) Cancel(cause error) {
+	if cause == nil {
+		cause = context.Canceled
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.cause != nil {
+		return
+	}
+	c.cause = cause
+	if c.body != nil {
+		c.body.abort()
+	}
+}
+
+// Cause returns why the exchange was ended, or nil.
+func (c *Cancel) Cause() error {
+	if c == nil {
+		return nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.cause
+}
+
+// attach makes b what is ended; nil lets it go.
+func (c *Cancel) attach(b *Body) {
+	if c == nil {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.body = b
+	if b != nil && c.cause != nil {
+		b.abort()
+	}
 }
 
 // Failed says how far a request went without an answer.
@@ -131,7 +181,7 @@ func (t *Transport) Do(ctx context.Context, r *Request) (*http.Response, error) 
 	if c := t.idle.take(r.key()); c != nil {
 		resp, err := t.exchange(ctx, c, r)
 		var e *Error
-		if err == nil || !errors.As(err, &e) || e.Failed != Unsent || r.Rest != nil || ctx.Err() != nil {
+		if err == nil || !errors.As(err, &e) || e.Failed != Unsent || r.Rest != nil || ctx.Err() != nil || r.Cancel.Cause() != nil {
 			return resp, err
 		}
 	}
@@ -200,8 +250,9 @@ var past = time.Unix(1, 0)
 // exchange sends r on c and reads the answer's header. It owns c.
 func (t *Transport) exchange(ctx context.Context, c *conn, r *Request) (*http.Response, error) {
 	before := c.counting.written.Load()
-	b := &Body{t: t, c: c, ctx: ctx}
+	b := &Body{t: t, c: c, ctx: ctx, cancel: r.Cancel}
 	b.stop = context.AfterFunc(ctx, b.abort)
+	r.Cancel.attach(b)
 	resp, err := b.roundTrip(r)
 	if err == nil {
 		return resp, nil
@@ -211,8 +262,8 @@ func (t *Transport) exchange(ctx context.Context, c *conn, r *Request) (*http.Re
 	if c.counting.untouched(before) {
 		failed = Unsent
 	}
-	if ctx.Err() != nil {
-		err = context.Cause(ctx)
+	if cause := b.cause(); cause != nil {
+		err = cause
 	} else if b.sender != nil {
 		if berr := b.sender.bodyErr.Load(); berr != nil {
 			err = *berr
@@ -225,7 +276,7 @@ func (t *Transport) exchange(ctx context.Context, c *conn, r *Request) (*http.Re
 }
 
 func (b *Body) roundTrip(r *Request) (*http.Response, error) {
-	if err := b.ctx.Err(); err != nil {
+	if err := b.cause(); err != nil {
 		return nil, err
 	}
 	head := heads.Get().(*[]byte)
