@@ -151,7 +151,7 @@ func TestHeldHeader(t *testing.T) {
 		cfg.Stream.Hold = 100 * time.Millisecond
 		g := start(t, cfg)
 		resp, br := openStream(t, g, "/v1/chat-messages", newChat)
-		if line, err := br.ReadString('\n'); err != nil || line != "event: ping\n" || resp.StatusCode != 200 {
+		if line, err := br.ReadString('\n'); err != nil || line != "event: ping\n" || resp.StatusCode != http.StatusOK {
 			t.Fatalf("got %q (%v)", line, err)
 		}
 	})
@@ -159,7 +159,7 @@ func TestHeldHeader(t *testing.T) {
 		a := newInstance(t, "zone-a", func(w http.ResponseWriter, r *http.Request) { emit(w, r)("event: ping\n\n") })
 		g := start(t, held(a))
 		resp, br := openStream(t, g, "/v1/chat-messages", newChat)
-		if text, err := io.ReadAll(br); err != nil || string(text) != "event: ping\n\n" || resp.StatusCode != 200 {
+		if text, err := io.ReadAll(br); err != nil || string(text) != "event: ping\n\n" || resp.StatusCode != http.StatusOK {
 			t.Fatalf("got %d %q (%v)", resp.StatusCode, text, err)
 		}
 	})

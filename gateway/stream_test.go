@@ -11,6 +11,7 @@ import (
 	"sync"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"fournines/gateway/dify"
 	"fournines/internal/eventually"
@@ -117,6 +118,14 @@ func TestStreamDeathMidwayEndsInProtocol(t *testing.T) {
 			send("data: {\"event\": \"message\", \"ans")
 			abort(w)
 		},
+		"within a UTF-8 sequence": func(w http.ResponseWriter, send func(string)) {
+			send("data: {\"event\": \"message\", \"answer\": \"\xe4\xbd")
+			abort(w)
+		},
+		"within the empty line": func(w http.ResponseWriter, send func(string)) {
+			send("data: {\"event\": \"message\"}\n")
+			abort(w)
+		},
 	}
 	for name, die := range deaths {
 		t.Run(name, func(t *testing.T) {
@@ -139,14 +148,32 @@ func TestStreamDeathMidwayEndsInProtocol(t *testing.T) {
 			if e["code"] != "upstream_lost" || e["status"] != float64(502) || e["task_id"] != "t1" || e["message_id"] != "m1" || e["conversation_id"] != "c1" {
 				t.Fatalf("error event %v", e)
 			}
+			if !utf8.Valid(text) {
+				t.Fatalf("not UTF-8: %q", text)
+			}
 			if b.served.Load() != 0 {
 				t.Fatal("sent again after content")
 			}
 			if got := g.metric(t, g.m.cuts.WithLabelValues("error_event")); got != 1 {
 				t.Fatalf("cuts = %v", got)
 			}
+			// The same over HTTP/2.
+			over := h2client(t)
+			status, again, _ := post(t, over, g.url+"/v1/workflows/run", chatBody)
+			if e := errorEvent(t, again); status != 200 || e["code"] != "upstream_lost" || e["task_id"] != "t1" {
+				t.Fatalf("over HTTP/2: %d %q", status, again)
+			}
 		})
 	}
+}
+
+// h2client speaks HTTP/2 without TLS.
+func h2client(t *testing.T) *http.Client {
+	t.Helper()
+	tr := &http.Transport{Protocols: new(http.Protocols)}
+	tr.Protocols.SetUnencryptedHTTP2(true)
+	t.Cleanup(tr.CloseIdleConnections)
+	return &http.Client{Transport: tr, Timeout: patience}
 }
 
 func TestStreamDeathBeforeContentIsInvisible(t *testing.T) {

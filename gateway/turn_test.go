@@ -51,7 +51,7 @@ func TestConversationIsSerialised(t *testing.T) {
 				return
 			}
 			defer resp.Body.Close()
-			if text, err := io.ReadAll(resp.Body); err != nil || resp.StatusCode != 200 {
+			if text, err := io.ReadAll(resp.Body); err != nil || resp.StatusCode != http.StatusOK {
 				t.Errorf("got %d %q (%v)", resp.StatusCode, text, err)
 			}
 			done.Add(1)
@@ -146,7 +146,7 @@ func TestConversationAcrossGateways(t *testing.T) {
 				return
 			}
 			defer resp.Body.Close()
-			if text, err := io.ReadAll(resp.Body); err != nil || resp.StatusCode != 200 {
+			if text, err := io.ReadAll(resp.Body); err != nil || resp.StatusCode != http.StatusOK {
 				t.Errorf("got %d %q (%v)", resp.StatusCode, text, err)
 			}
 		})

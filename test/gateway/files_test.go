@@ -127,7 +127,7 @@ func TestWebSocket(t *testing.T) {
 	_, _ = io.WriteString(c, "GET /socket.io/?EIO=4 HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: WebSocket\r\nSec-WebSocket-Key: a\r\nSec-WebSocket-Version: 13\r\n\r\n")
 	br := bufio.NewReader(c)
 	resp, err := http.ReadResponse(br, nil)
-	if err != nil || resp.StatusCode != 101 || resp.Header.Get("Sec-Websocket-Accept") != "x" {
+	if err != nil || resp.StatusCode != http.StatusSwitchingProtocols || resp.Header.Get("Sec-Websocket-Accept") != "x" {
 		t.Fatalf("got %v (%v)", resp, err)
 	}
 	// 64 MiB there and back, and a pause that is longer than any timeout.
