@@ -6,7 +6,7 @@ TOOLS := $(CURDIR)/.tools
 VERSION := $(shell git describe --always --dirty 2>/dev/null || echo dev)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test setup-lint build up down status test lint check vulncheck licences generate fuzz fuzz-ci setup-bench bench-gateway bench-gateway-micro bench-pgproxy bench-redis bench-zones drill-gateway soak soak-gateway clean
+.PHONY: help setup setup-test setup-lint build up down status test lint check vulncheck licences generate fuzz fuzz-ci setup-bench bench-gateway bench-gateway-micro bench-pgproxy bench-redis bench-zones drill-gateway soak soak-gateway accuracy-limits clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-19s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -91,6 +91,9 @@ drill-gateway: build ## the gateway's fault table: every fault ten times (25 min
 bench-zones: build ## what 30 ms between zones add to a request (3 min, root)
 	go build -buildvcs=false -o bin/gatewaydrill ./test/gatewaydrill/cmd
 	bin/gatewaydrill zones -o bench/results/zones.json -table docs/gateway.md $(ARGS)
+
+accuracy-limits: setup-test ## what two gateways admit together in a minute, also with Redis away
+	FOURNINES_REQUIRE_SERVERS=1 go test -count=1 -timeout 10m -tags soak -run "TwoGateways|RedisAway|MasterDies" -v ./gateway/limit
 
 soak-gateway: build ## ten minutes of load and faults: gateways must not grow
 	go build -buildvcs=false -o bin/gatewaydrill ./test/gatewaydrill/cmd

@@ -262,7 +262,7 @@ func TestGatewaysShareALimit(t *testing.T) {
 	redis := servertest.NewRedisCluster(t)
 	cfg := testConfig(in)
 	cfg.Redis = Redis{Nodes: redis.Addrs(), User: "gateway", PasswordFile: redis.PasswordFile("gateway")}
-	cfg.RateLimitSharing.Timeout = time.Second // this test is not about time
+	cfg.RateLimitSharing.Timeout = 10 * time.Second // this test is not about time
 	cfg.RateLimits = []limit.Limit{
 		{Name: "per-app", Rate: rateOf(t, "1 per day"), Burst: 10, By: limit.ByApp},
 		{Name: "all", Rate: rateOf(t, "1 per day"), Burst: 12, By: limit.ByAll},

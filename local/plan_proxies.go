@@ -165,6 +165,8 @@ func (p *planner) gatewaySettings(cfg *gateway.Config, s spec.Gateway) {
 	cfg.Limits.MaxBodyBytes = int64(s.MaxBody)
 	cfg.Drain.Timeout = s.DrainTimeout.Std()
 	cfg.TrustedProxies = s.TrustedProxies
+	// A master may be in another zone.
+	cfg.RateLimitSharing.Timeout = min(cfg.RateLimitSharing.Timeout+p.Spec.Local.CrossZoneDelay.Std(), 10*time.Second)
 	cfg.RateLimitSharing.Gateways = len(p.Spec.FullZones())
 	cfg.RateLimits = rateLimits(s.RateLimits)
 	if s.Jobs.Enabled {

@@ -6,4 +6,4 @@ import "time"
 
 // accuracyTime is how long admissions are counted. `make accuracy-limits` takes
 // the minute that the goal names.
-const accuracyTime = 9 * time.Second
+const accuracyTime = 6 * time.Second

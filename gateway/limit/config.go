@@ -74,7 +74,7 @@ type Match struct {
 type Sharing struct {
 	// Timeout is how long a request waits for Redis; then this gateway
 	// enforces its share of the limits by itself until Redis answers again.
-	// Default 30ms, 1ms to 1s. It must be longer than the way to the farthest
+	// Default 30ms, 1ms to 10s. It must be longer than the way to the farthest
 	// Redis master and back.
 	Timeout time.Duration `yaml:"timeout"`
 	// Gateways is how many share the limits, for a gateway that starts while
@@ -143,8 +143,8 @@ func Validate(limits []Limit, classes []string, bad func(field, format string, a
 
 // Validate reports what is wrong with s, by field.
 func (s *Sharing) Validate(bad func(field, format string, args ...any)) {
-	if s.Timeout < time.Millisecond || s.Timeout > time.Second {
-		bad("rateLimitSharing.timeout", "%v is not between 1ms and 1s", s.Timeout)
+	if s.Timeout < time.Millisecond || s.Timeout > 10*time.Second {
+		bad("rateLimitSharing.timeout", "%v is not between 1ms and 10s", s.Timeout)
 	}
 	if s.Gateways < 1 || s.Gateways > 1000 {
 		bad("rateLimitSharing.gateways", "%d is not between 1 and 1000", s.Gateways)

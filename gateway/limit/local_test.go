@@ -2,7 +2,6 @@ package limit
 
 import (
 	"context"
-	"io"
 	"log/slog"
 	"net/netip"
 	"testing"
@@ -32,7 +31,7 @@ func newRuleForTest(l Limit) *rule {
 
 func newLimiter(tb testing.TB, client *redis.ClusterClient, limits ...Limit) *Limiter {
 	tb.Helper()
-	l, err := New(client, DefaultSharing(), slog.New(slog.NewTextHandler(io.Discard, nil)), prometheus.NewRegistry())
+	l, err := New(client, DefaultSharing(), slog.New(slog.DiscardHandler), prometheus.NewRegistry())
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -24,7 +24,7 @@ const (
 	// A shard that is away is probed at once, then after pauses from minPause
 	// to maxPause.
 	minPause     = 20 * time.Millisecond
-	maxPause     = 300 * time.Millisecond
+	maxPause     = 100 * time.Millisecond
 	probeTimeout = 100 * time.Millisecond
 	mapTimeout   = 2 * time.Second
 	// maxExchanged bounds the budgets whose demand is exchanged in one beat.

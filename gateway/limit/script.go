@@ -35,7 +35,10 @@ for i = 1, n do
     if was then
       at = tonumber(was)
       if by ~= scale then at = now + math.floor((at - now) * tonumber(scale) / tonumber(by)) end
-      if cost > 0 and at > now + tolerance + cost then at = now + tolerance + cost end
+      -- No more can be spent at once than a budget, here and again by gateways
+      -- that were alone: what is beyond is another clock, or a larger burst.
+      local most = now + 2 * (tolerance + cost)
+      if cost > 0 and at > most then at = most end
     end
   end
   if at < now then at = now end

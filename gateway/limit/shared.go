@@ -180,9 +180,9 @@ func (l *Limiter) ask(g *group) *question {
 		keys, args = append(keys, c.e.key), append(args, c.r.scale, c.r.tolerance, c.cost, c.carry)
 		claims[i] = *c
 	}
-	node := g.node
+	node, limit := g.node, max(lateTimeout, l.sharing.Load().Timeout)
 	l.asking.Go(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), lateTimeout)
+		ctx, cancel := context.WithTimeout(context.Background(), limit)
 		defer cancel()
 		defer close(q.done)
 		answer, err := l.run(ctx, node, admitScript, keys, args)
