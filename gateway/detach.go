@@ -4,8 +4,10 @@ import (
 	"context"
 	"net"
 	"net/http"
+	"runtime"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 
 	"fournines/internal/reactor"
 )
@@ -47,33 +49,53 @@ type departure struct {
 	broken bool          // it has to panic then
 }
 
-// runLoop runs the loop in which silent streams wait, until ctx ends.
-func (g *Gateway) runLoop(ctx context.Context, wg *sync.WaitGroup) {
-	loop, err := reactor.New()
-	if err != nil {
-		g.log.Info("streams wait on goroutines of their own", "err", err)
-		return
+// loops are where silent streams wait: one for each processor, each with the
+// streams that it was given.
+type loops struct {
+	all  []*reactor.Loop
+	next atomic.Uint32
+}
+
+// pick returns the loop for another stream; nil where there is none.
+func (l *loops) pick() *reactor.Loop {
+	if l == nil {
+		return nil
 	}
-	g.loop.Store(loop)
-	wg.Go(func() {
-		if err := loop.Run(ctx); err != nil {
-			g.log.Error("the loop of silent streams has failed", "err", err)
+	return l.all[int(l.next.Add(1))%len(l.all)]
+}
+
+// runLoops runs them until ctx ends.
+func (g *Gateway) runLoops(ctx context.Context, wg *sync.WaitGroup) {
+	l := &loops{}
+	for range runtime.GOMAXPROCS(0) {
+		loop, err := reactor.New()
+		if err != nil {
+			g.log.Info("streams wait on goroutines of their own", "err", err)
+			break
 		}
-	})
+		l.all = append(l.all, loop)
+		wg.Go(func() {
+			if err := loop.Run(ctx); err != nil {
+				g.log.Error("a loop of silent streams has failed", "err", err)
+			}
+		})
+	}
+	if len(l.all) > 0 {
+		g.loops.Store(l)
+	}
 }
 
 // departure is nil for requests that stay with their handler: those of which no
 // stream is expected, and those over HTTP/2, TLS or HTTP/1.0.
 func (g *Gateway) departure(x *exchange) *departure {
-	loop := g.loop.Load()
-	if loop == nil || g.back.Load() == nil || !x.class.Streams() || x.r.Method != http.MethodPost || x.r.ProtoMajor != 1 || x.r.ProtoMinor != 1 {
+	if g.loops.Load() == nil || g.back.Load() == nil || !x.class.Streams() || x.r.Method != http.MethodPost || x.r.ProtoMajor != 1 || x.r.ProtoMinor != 1 {
 		return nil
 	}
 	a, ok := x.r.Context().Value(arrivalKey{}).(*arrival)
 	if !ok {
 		return nil
 	}
-	d := &departure{arrival: a, loop: loop, left: make(chan struct{})}
+	d := &departure{arrival: a, loop: g.loops.Load().pick(), left: make(chan struct{})}
 	d.ctx, d.cancel = context.WithCancelCause(a.base)
 	own := x.r.Context()
 	d.attend = context.AfterFunc(own, func() { d.cancel(context.Cause(own)) })

@@ -26,7 +26,6 @@ import (
 	"fournines/gateway/jobs"
 	"fournines/gateway/limit"
 	"fournines/internal/http1"
-	"fournines/internal/reactor"
 )
 
 // Causes of the end of a request that neither side wanted.
@@ -77,9 +76,9 @@ type Gateway struct {
 	reload   sync.Mutex
 	serving  atomic.Bool
 	draining atomic.Bool
-	ready    atomic.Bool                  // an instance has been healthy once
-	loop     atomic.Pointer[reactor.Loop] // where silent streams wait; nil where there is none
-	back     atomic.Pointer[comeback]     // takes connections after their stream
+	ready    atomic.Bool              // an instance has been healthy once
+	loops    atomic.Pointer[loops]    // nil where there are none
+	back     atomic.Pointer[comeback] // takes connections after their stream
 	inFlight atomic.Int64
 	conns    atomic.Int64  // clients' connections, idle ones too, without upgraded ones
 	handed   chan struct{} // closed by HandOver
@@ -294,7 +293,7 @@ func (g *Gateway) Run(ctx context.Context, listeners ...net.Listener) error {
 
 	poolCtx, stopPool := context.WithCancel(base)
 	var wg sync.WaitGroup
-	g.runLoop(poolCtx, &wg)
+	g.runLoops(poolCtx, &wg)
 	if len(listeners) > 0 {
 		back := newComeback(listeners[0].Addr())
 		g.back.Store(back)
