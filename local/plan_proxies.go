@@ -167,6 +167,8 @@ func (p *planner) gatewaySettings(cfg *gateway.Config, s spec.Gateway) {
 	cfg.TrustedProxies = s.TrustedProxies
 	// A master may be in another zone.
 	cfg.RateLimitSharing.Timeout = min(cfg.RateLimitSharing.Timeout+p.Spec.Local.CrossZoneDelay.Std(), 10*time.Second)
+	cfg.AccessLog = s.AccessLog
+	cfg.Tracing.Endpoint, cfg.Tracing.SampleRatio = s.TraceEndpoint, s.TraceRatio
 	cfg.RateLimitSharing.Gateways = len(p.Spec.FullZones())
 	cfg.RateLimits = rateLimits(s.RateLimits)
 	if s.Jobs.Enabled {

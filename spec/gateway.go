@@ -30,6 +30,13 @@ type Gateway struct {
 	// TrustedProxies are the networks, like 10.0.0.0/8, of proxies in front of
 	// the gateways whose X-Forwarded-For is believed by limits by address.
 	TrustedProxies []string `yaml:"trustedProxies" range:"0..100"`
+	// AccessLog writes one line per request into the gateways' logs.
+	AccessLog bool `yaml:"accessLog"`
+	// TraceEndpoint is the URL of an OTLP/HTTP receiver that gets OpenTelemetry
+	// traces, like http://127.0.0.1:4318/v1/traces. Empty means no traces.
+	TraceEndpoint string `yaml:"traceEndpoint"`
+	// TraceRatio is the share of requests without a traceparent that are traced.
+	TraceRatio float64 `yaml:"traceRatio" range:"0..1"`
 	// Heartbeat is the silence after which a stream gets a comment line, so
 	// that no proxy in between takes it for dead. Dify pings about every 10
 	// seconds, so the default fills in only where it does not. 0s means
@@ -106,7 +113,8 @@ type GatewayRetry struct {
 
 func defaultGateway() Gateway {
 	return Gateway{
-		Port: 8080,
+		Port:       8080,
+		TraceRatio: 0.01,
 		Health: GatewayHealth{
 			Interval:       Duration(1 * second),
 			Timeout:        Duration(1 * second),

@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"runtime"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -30,6 +32,8 @@ type gatewayFlags struct {
 	adminListen string
 	accessLog   bool
 	adminToken  string
+	tlsCert     string
+	tlsKey      string
 	handover    string
 	logLevel    string
 	check       bool
@@ -43,17 +47,32 @@ func (a *app) gatewayCommand() *cobra.Command {
 		Short: "Run the HTTP gateway in front of Dify API instances",
 		Long: `Run the HTTP gateway in front of Dify API instances.
 
-With --config everything comes from the file, and SIGHUP reads it again: a file
-with a mistake changes nothing. Without it, --upstream names the instances of a
-Dify that already runs. SIGTERM drains: not ready at once, streams end by
-themselves within drain.timeout.`,
-		Example: `  fournines gateway --config gateway.yaml
+It needs nothing but the instances: --upstream names each API instance of a Dify
+that already runs, with its zone if there are zones, and --zone says where this
+gateway stands. Clients then use the gateway's address as Dify's API URL. More
+settings need a file, --config; everything comes from it then, and SIGHUP or
+"fournines gateway reload" reads it again: a file with a mistake changes nothing.
+
+SIGTERM drains: not ready at once, streams end by themselves within
+drain.timeout. With --handover a new process with the same path takes over from
+the running one, and the port never closes. See docs/gateway.md.`,
+		Example: `  # in front of an existing Dify with two instances
   fournines gateway --zone zone-a --listen :8080 \
-    --upstream http://dify-1:5001@zone-a --upstream http://dify-2:5001@zone-b`,
+    --upstream http://dify-1:5001@zone-a --upstream http://dify-2:5001@zone-b
+
+  # only look whether the settings are right
+  fournines gateway --config gateway.yaml --check
+
+  # replace a running gateway, with a new version or new settings
+  fournines gateway --config gateway.yaml   # which names a handover path
+
+  # how is it?
+  fournines gateway status
+  fournines gateway endpoints`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if f.config != "" {
-				for _, name := range []string{"upstream", "zone", "listen", "admin-listen", "access-log", "handover", "admin-token-file"} {
+				for _, name := range []string{"upstream", "zone", "listen", "admin-listen", "access-log", "handover", "admin-token-file", "tls-cert", "tls-key"} {
 					if cmd.Flags().Changed(name) {
 						return &exitError{code: 2, err: fmt.Errorf("--%s: already decided by --config; set it in the file", name)}
 					}
@@ -72,6 +91,8 @@ themselves within drain.timeout.`,
 	flags.StringVar(&f.adminListen, "admin-listen", defaults.AdminListen, "address of /metrics, /livez, /readyz and the admin API; empty for none")
 	flags.StringVar(&f.adminToken, "admin-token-file", "", "file with the token of the admin API, needed when --admin-listen is not a loopback address")
 	flags.BoolVar(&f.accessLog, "access-log", false, "log every request")
+	flags.StringVar(&f.tlsCert, "tls-cert", "", "certificate with its chain (PEM), to serve clients over TLS; a new file is taken up by itself")
+	flags.StringVar(&f.tlsKey, "tls-key", "", "key of the certificate (PEM)")
 	flags.StringVar(&f.handover, "handover", "", "path of a Unix socket: a second process with the same path takes over from a running one without closing the port")
 	flags.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
 	flags.BoolVar(&f.check, "check", false, "check the configuration and exit")
@@ -114,6 +135,7 @@ func (f *gatewayFlags) load() (gateway.Config, error) {
 		return cfg, errors.New("no Dify instance: give --upstream http://host:port@zone for each, or --config FILE")
 	}
 	cfg.Zone, cfg.Listen, cfg.AdminListen, cfg.AccessLog = f.zone, f.listen, f.adminListen, f.accessLog
+	cfg.TLS.CertFile, cfg.TLS.KeyFile = f.tlsCert, f.tlsKey
 	cfg.Handover, cfg.Admin.TokenFile = f.handover, f.adminToken
 	for _, s := range f.upstreams {
 		u, err := gateway.ParseUpstream(s)
@@ -146,6 +168,9 @@ func (a *app) runGateway(ctx context.Context, f *gatewayFlags) error {
 	if err != nil {
 		return &exitError{code: 2, err: err}
 	}
+	for _, hint := range zoneHints(cfg) {
+		log.Warn("zones", "hint", hint)
+	}
 	if f.check {
 		fmt.Fprintln(a.stdout, "ok")
 		return nil
@@ -167,4 +192,24 @@ func (a *app) runGateway(ctx context.Context, f *gatewayFlags) error {
 		return g.AdminHandlers(gateway.AdminOptions{Version: version, Reload: d.reload, Stop: stop})
 	}
 	return serve(ctx, d)
+}
+
+// zoneHints says what about the zones is allowed and hardly meant.
+func zoneHints(cfg gateway.Config) []string {
+	zones := map[string]bool{}
+	for _, u := range cfg.Upstreams {
+		if u.Zone != "" {
+			zones[u.Zone] = true
+		}
+	}
+	names := strings.Join(slices.Sorted(maps.Keys(zones)), ", ")
+	switch {
+	case cfg.Zone == "" && len(zones) > 1:
+		return []string{fmt.Sprintf("the instances are in several zones (%s) and the gateway in none: all are used alike; say where it stands with zone", names)}
+	case cfg.Zone != "" && len(zones) > 0 && !zones[cfg.Zone]:
+		return []string{fmt.Sprintf("no instance is in the gateway's zone %q, only in %s: all requests cross zones", cfg.Zone, names)}
+	case cfg.Zone != "" && len(zones) == 0:
+		return []string{fmt.Sprintf("no instance has a zone, so the gateway's zone %q changes nothing; add @%s to those that are near", cfg.Zone, cfg.Zone)}
+	}
+	return nil
 }

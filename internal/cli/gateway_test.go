@@ -128,3 +128,25 @@ func TestGatewayCommandServesReloadsAndStops(t *testing.T) {
 		t.Fatal("still running")
 	}
 }
+
+func TestGatewayZoneHints(t *testing.T) {
+	for _, tc := range []struct {
+		args []string
+		hint string
+	}{
+		{[]string{"--zone", "a", "--upstream", "one:1@a", "--upstream", "two:1@b"}, ""},
+		{[]string{"--upstream", "one:1", "--upstream", "two:1"}, ""},
+		{[]string{"--upstream", "one:1@a"}, ""},
+		{[]string{"--upstream", "one:1@a", "--upstream", "two:1@b"}, "several zones (a, b)"},
+		{[]string{"--zone", "c", "--upstream", "one:1@a"}, "all requests cross zones"},
+		{[]string{"--zone", "a", "--upstream", "one:1"}, "changes nothing"},
+	} {
+		var stderr bytes.Buffer
+		if code := Main(t.Context(), append([]string{"gateway", "--check"}, tc.args...), strings.NewReader(""), io.Discard, &stderr); code != 0 {
+			t.Errorf("%v: code %d, %s", tc.args, code, &stderr)
+		}
+		if got := stderr.String(); tc.hint == "" && got != "" || !strings.Contains(got, tc.hint) {
+			t.Errorf("%v: %q, want %q", tc.args, got, tc.hint)
+		}
+	}
+}

@@ -30,6 +30,8 @@ const (
 	DefaultReadyTimeout = 2 * time.Minute
 	// askTimeout bounds each question to a holder that only has to answer.
 	askTimeout = 5 * time.Second
+	// maxAsks is how often a successor asks holders that end meanwhile.
+	maxAsks = 5
 	// pollEvery is how often a successor looks whether it is ready.
 	pollEvery = 10 * time.Millisecond
 )

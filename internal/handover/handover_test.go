@@ -277,6 +277,35 @@ func TestASuccessorGoesOnWhenTheHolderDies(t *testing.T) {
 	eventually.Nil(t, patience, says(socket.Address, "third"))
 }
 
+// A holder that dies while it is asked leaves its port free.
+func TestAHolderThatDiesWhileItIsAsked(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "h")
+	ln, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: path, Net: "unixpacket"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		conn, err := ln.AcceptUnix()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		_, _, _ = receive(conn, patience)
+		ln.SetUnlinkOnClose(false)
+		_ = ln.Close()
+		_ = conn.Close()
+	}()
+	socket := Socket{"client", free(t)}
+	g := open(t, "new", path, socket)
+	<-done
+	if g.Inherited() {
+		t.Error("inherited from a dead process")
+	}
+	eventually.Nil(t, patience, says(socket.Address, "new"))
+}
+
 func TestWhatIsRefused(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "h")
 	sockets := []Socket{{"client", free(t)}, {"admin", free(t)}}

@@ -4,16 +4,30 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
 // inherit asks the process that holds the path for its listeners. It returns
-// false when there is no such process.
+// false when there is no such process. One that ends while it is asked is asked
+// again: then it is gone, or another one is there.
 func (s *Set) inherit(ctx context.Context) (bool, error) {
+	for try := 1; ; try++ {
+		ok, err := s.ask(ctx)
+		ended := errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+		if !ended || try == maxAsks || ctx.Err() != nil {
+			return ok, err
+		}
+		sleep(ctx, pollEvery)
+	}
+}
+
+func (s *Set) ask(ctx context.Context) (bool, error) {
 	conn, err := dial(s.path)
 	if nobody(err) {
 		return false, nil
