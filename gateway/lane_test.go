@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"fournines/gateway/jobs"
+	"fournines/gateway/limit"
 	"fournines/internal/eventually"
 	"fournines/internal/servertest"
 )
@@ -468,6 +469,21 @@ func TestLane(t *testing.T) {
 		status, body, _ := l.do("POST", a.url+"/v1/chat-messages", laneBody("x"), "Prefer", "respond-async", "Webhook-Url", "https://example.org/")
 		if status != http.StatusBadRequest || !strings.Contains(body, "Webhook-Url") {
 			t.Errorf("a host that is not allowed: %d %s", status, body)
+		}
+	})
+
+	t.Run("rate limits are asked when it is taken in, not by its runs", func(t *testing.T) {
+		limited := cfg
+		limited.RateLimits = []limit.Limit{{Name: "per-app", Rate: rateOf(t, "1 per day"), Burst: 2, By: limit.ByApp}}
+		limited.RateLimitSharing.Timeout = time.Second // this test is not about time
+		g := start(t, limited)
+		l := newLaneClient(t, "app-limited")
+		for _, query := range []string{"limited-1", "limited-2"} {
+			l.await(a.url+l.submit(g.url, query), jobs.Succeeded)
+		}
+		status, body, h := l.do("POST", g.url+"/v1/chat-messages", laneBody("limited-3"), "Prefer", "respond-async")
+		if status != http.StatusTooManyRequests || !strings.Contains(body, "too_many_requests") || h.Get("Preference-Applied") != "" || sc.runs("limited-3") != 0 {
+			t.Errorf("beyond the limit: %d %s %v", status, body, h)
 		}
 	})
 

@@ -147,14 +147,14 @@ func (x *exchange) serve() {
 		return
 	}
 	x.identify()
-	if x.serveLane() {
-		return // limits are for the job's run
-	}
 	if err := x.admit(); err != nil {
 		x.failErr(err)
 		return
 	}
 	defer x.settle()
+	if x.serveLane() {
+		return
+	}
 	x.unblock()
 	if err := x.takeTurn(); err != nil {
 		x.failErr(err)
