@@ -40,6 +40,9 @@ func validateRateLimits(c *Config, bad func(field, format string, args ...any)) 
 
 // admit asks the rate limits, and returns the refusal.
 func (x *exchange) admit() error {
+	if !x.g.limits.Active() {
+		return nil
+	}
 	q := limit.Request{
 		App: x.app.id, User: x.asked.User, Class: x.class.String(), Path: x.r.URL.Path,
 		Address: x.set.proxies.Client(x.r.RemoteAddr, x.r.Header["X-Forwarded-For"]),

@@ -204,6 +204,9 @@ type Decision struct {
 	Degraded bool
 }
 
+// Active tells whether there are limits at all.
+func (l *Limiter) Active() bool { return len(*l.rules.Load()) > 0 }
+
 // Admit decides about q and charges it to all limits that match, or to none
 // when one of them refuses.
 func (l *Limiter) Admit(ctx context.Context, q Request) Decision {
