@@ -41,12 +41,12 @@ func (x *exchange) log(took time.Duration) {
 	attrs = append(attrs,
 		slog.String("id", x.id), slog.String("method", x.r.Method), slog.String("path", logPath(x.r.URL.Path)),
 		slog.String("proto", x.r.Proto), slog.String("class", x.class.String()), slog.Int("status", x.status),
-		slog.Int64("bytesIn", x.received()), slog.Int64("bytes", x.sent), slog.Float64("ms", ms(took)),
-		slog.Float64("firstContentMs", ms(x.first)), slog.String("app", x.app.id),
+		slog.Int64("bytes_in", x.received()), slog.Int64("bytes", x.sent), slog.Float64("ms", ms(took)),
+		slog.Float64("first_content_ms", ms(x.first)), slog.String("app", x.app.id),
 		slog.String("endpoint", x.endpoint), slog.String("zone", x.zone), slog.Int("attempts", x.attempts),
 		slog.Int("restarts", x.restarts), slog.String("client", x.r.RemoteAddr))
 	if id := x.traceID(); id != "" {
-		attrs = append(attrs, slog.String("traceId", id))
+		attrs = append(attrs, slog.String("trace_id", id))
 	}
 	x.g.log.LogAttrs(context.WithoutCancel(x.r.Context()), slog.LevelInfo, "request", attrs...)
 }

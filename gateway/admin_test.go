@@ -84,7 +84,7 @@ func TestAdminAPI(t *testing.T) {
 		t.Errorf("status after a refused reload: %+v", st)
 	}
 
-	req, err := http.NewRequestWithContext(t.Context(), "POST", g.url+"/v1/chat-messages", strings.NewReader(`{"response_mode":"streaming"}`))
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, g.url+"/v1/chat-messages", strings.NewReader(`{"response_mode":"streaming"}`))
 	if err != nil {
 		t.Fatal(err)
 	}

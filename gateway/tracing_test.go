@@ -138,7 +138,7 @@ func TestTraces(t *testing.T) {
 	g := start(t, cfg)
 	call := func(path, traceparent string) {
 		t.Helper()
-		req, err := http.NewRequestWithContext(t.Context(), "POST", g.url+path, strings.NewReader(`{"response_mode":"streaming"}`))
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, g.url+path, strings.NewReader(`{"response_mode":"streaming"}`))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -209,7 +209,7 @@ func TestTraces(t *testing.T) {
 	}
 	otel.refuse = true
 	otel.mu.Unlock()
-	if !strings.Contains(g.logs.String(), "traceId="+parentTrace) || strings.Contains(g.logs.String(), "secret-of-the-receiver") {
+	if !strings.Contains(g.logs.String(), "trace_id="+parentTrace) || strings.Contains(g.logs.String(), "secret-of-the-receiver") {
 		t.Error("the access log has no trace id, or has the receiver's key")
 	}
 	call("/v1/again", sampled)

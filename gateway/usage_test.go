@@ -146,7 +146,7 @@ func TestUsageOfAStream(t *testing.T) {
 	if got := g.metric(t, g.usage.endpointRequests.WithLabelValues(in.addr, "zone-a", "2xx")); got != 1 {
 		t.Errorf("%v requests of the instance", got)
 	}
-	if line := g.logs.String(); strings.Contains(line, "secret=query") || !strings.Contains(line, "firstContentMs=") || !strings.Contains(line, "path=/v1/chat-messages ") {
+	if line := g.logs.String(); strings.Contains(line, "secret=query") || !strings.Contains(line, "first_content_ms=") || !strings.Contains(line, "path=/v1/chat-messages ") {
 		t.Errorf("access log: %s", line)
 	}
 }

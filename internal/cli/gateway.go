@@ -117,7 +117,7 @@ so that it stays out of the shell's history and the list of processes.`,
 			}
 			key := strings.TrimSpace(line)
 			if key == "" {
-				return &exitError{code: 2, err: errors.New("no key on standard input: give the app's API key, app-... or dataset-...")}
+				return &exitError{code: 2, err: errors.New("no key on standard input: give the key of an app or a data set")}
 			}
 			fmt.Fprintln(a.stdout, dify.KeyID(key))
 			return nil

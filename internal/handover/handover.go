@@ -129,7 +129,7 @@ func Open(ctx context.Context, opts Options, sockets ...Socket) (*Set, error) {
 			_ = s.Close()
 			return nil, fmt.Errorf("listen for %s: %w", w.Name, err)
 		}
-		s.add(ln.(*net.TCPListener)) //nolint:errcheck,errorlint // what net makes for "tcp"
+		s.add(ln.(*net.TCPListener)) // what net makes for "tcp"
 	}
 	return s, nil
 }

@@ -98,7 +98,7 @@ func (s *Set) publish() (*net.UnixListener, os.FileInfo, error) {
 		if err != nil {
 			return err
 		}
-		ln = l.(*net.UnixListener) //nolint:errcheck,errorlint // what net makes for "unixpacket"
+		ln = l.(*net.UnixListener) // what net makes for "unixpacket"
 		ln.SetUnlinkOnClose(false)
 		return nil
 	})
