@@ -115,7 +115,9 @@ type EndpointStatus struct {
 	Drained      bool       `json:"drained"`
 	EjectedUntil *time.Time `json:"ejectedUntil,omitempty"`
 	InFlight     int64      `json:"inFlight"`
-	Limit        int64      `json:"limit"` // 0 is none
+	Limit        int64      `json:"limit"`        // of inFlight; 0 is none
+	Working      int64      `json:"working"`      // those of them without content yet
+	WorkingLimit int64      `json:"workingLimit"` // what the adaptive limit allows; 0 is none
 	LatencyMS    float64    `json:"latencyMs"`
 }
 
@@ -253,7 +255,7 @@ func (g *Gateway) endpointStates() []EndpointStatus {
 	for i, s := range states {
 		e := EndpointStatus{
 			Name: s.Name, Zone: s.Zone, Address: s.Address, State: "in service", Local: s.Local, Healthy: s.Healthy, Drained: s.Drained,
-			InFlight: s.InFlight, Limit: s.Limit, LatencyMS: float64(s.Latency.Microseconds()) / 1000,
+			InFlight: s.InFlight, Limit: s.Limit, Working: s.Working, WorkingLimit: s.WorkingLimit, LatencyMS: float64(s.Latency.Microseconds()) / 1000,
 		}
 		switch {
 		case s.Drained:

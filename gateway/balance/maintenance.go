@@ -25,6 +25,9 @@ type State struct {
 	InFlight   int64
 	// Limit bounds InFlight; 0 is no bound.
 	Limit int64
+	// Working are those of InFlight without content yet, WorkingLimit what the
+	// adaptive limit allows of them; 0 is no bound.
+	Working, WorkingLimit int64
 	// Latency until an answer begins, peak-EWMA; 0 is not measured of late.
 	Latency time.Duration
 }
@@ -41,7 +44,7 @@ func (p *Pool) States() []State {
 		out[i] = State{
 			Target: e.Target, Local: e.Zone != "" && e.Zone == s.cfg.Zone,
 			Healthy: e.Healthy(), Ejected: e.Ejected(now), Drained: e.drained.Load(),
-			InFlight: e.InFlight(), Limit: s.cfg.MaxInFlight, Latency: time.Duration(latency),
+			InFlight: e.InFlight(), Limit: s.cfg.MaxInFlight, Working: e.Working(), WorkingLimit: e.Limit(), Latency: time.Duration(latency),
 		}
 		if out[i].Ejected {
 			out[i].EjectedFor = time.Duration(e.ejectedUntil.Load() - e.age(now))

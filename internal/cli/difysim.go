@@ -62,7 +62,14 @@ func (a *app) difysimCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "difysim",
 		Short: "Run the Dify simulator (api, worker or migrate; without one, what MODE says)",
-		Args:  cobra.NoArgs,
+		Long: `Run the Dify simulator: a workload that speaks Dify's service API, for trials,
+drills and tests. It is not Dify, and every answer says so (X-Dify-Simulator).
+
+api and worker need PostgreSQL, Redis and a vector store, as Dify does; "fournines
+up" starts them with all of it. stub needs nothing. Without a subcommand it behaves
+like the entry point of Dify's image: MODE says what it is, MIGRATION_ENABLED=true
+migrates first.`,
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			role, migrate, err := difysim.Entrypoint(os.Getenv)
 			if err != nil {
@@ -76,16 +83,20 @@ func (a *app) difysimCommand() *cobra.Command {
 			return run(cmd.Context(), role, false)
 		},
 	}
-	cmd.PersistentFlags().StringVar(&config, "config", "", "configuration file (YAML); Dify's environment variables override it")
+	withConfig := func(c *cobra.Command) *cobra.Command {
+		c.Flags().StringVar(&config, "config", "", "configuration file (YAML); Dify's environment variables override it")
+		return c
+	}
+	withConfig(cmd)
 	for role, short := range map[difysim.Role]string{
 		difysim.RoleAPI:     "Serve the service API",
 		difysim.RoleWorker:  "Take tasks from the queues",
 		difysim.RoleMigrate: "Create or complete the schema and the seeded apps, then exit",
 	} {
-		cmd.AddCommand(&cobra.Command{
+		cmd.AddCommand(withConfig(&cobra.Command{
 			Use: string(role), Short: short, Args: cobra.NoArgs,
 			RunE: func(cmd *cobra.Command, _ []string) error { return run(cmd.Context(), role, false) },
-		})
+		}))
 	}
 	cmd.AddCommand(a.difysimStubCommand())
 	return cmd
@@ -102,19 +113,24 @@ func (a *app) difysimStubCommand() *cobra.Command {
 workflow calls (blocking and streaming), stop, parameters, info, meta and
 retrieval. Every key is accepted. It says that it is a simulator.
 
-Faults are set on the admin address while it runs:
+With --admin 127.0.0.1:5002 faults are set while it runs: everything ten times
+slower, every second request a 500, no answers, no new connections, and none of
+these:
 
   curl -X PUT --data '{"slow": 10}' http://127.0.0.1:5002/faults
   curl -X PUT --data '{"errorShare": 0.5}' http://127.0.0.1:5002/faults
   curl -X PUT --data '{"hang": true}' http://127.0.0.1:5002/faults
   curl -X PUT --data '{"refuse": true}' http://127.0.0.1:5002/faults
   curl -X PUT --data '{}' http://127.0.0.1:5002/faults`,
+		Example: `  # two instances to put a gateway in front of
+  fournines difysim stub --listen 127.0.0.1:5001 --instance dify-1 --admin 127.0.0.1:5002
+  fournines difysim stub --listen 127.0.0.1:5011 --instance dify-2 --admin 127.0.0.1:5012`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.runStub(cmd.Context(), cfg, admin) },
 	}
 	f := cmd.Flags()
 	f.StringVar(&cfg.Listen, "listen", "127.0.0.1:5001", "address of the API")
-	f.StringVar(&admin, "admin", "", "address of /faults, /metrics, /livez and /readyz; empty for none")
+	f.StringVar(&admin, "admin", "", "address of /faults, /metrics, /livez and /readyz, such as 127.0.0.1:5002; empty for none")
 	f.StringVar(&cfg.Instance, "instance", cfg.Instance, "name in X-Dify-Instance")
 	f.StringVar(&cfg.ChatMode, "chat-mode", cfg.ChatMode, "mode of chat apps: chat, agent-chat or advanced-chat")
 	f.IntVar(&cfg.Answer.Tokens, "tokens", cfg.Answer.Tokens, "tokens of an answer")

@@ -21,6 +21,7 @@ import (
 
 // gatewayClient calls the admin API of one gateway.
 type gatewayClient struct {
+	config    string // of the gateway; has the other two
 	address   string
 	tokenFile string
 	output    string
@@ -33,16 +34,17 @@ func (c *gatewayClient) flags(cmd *cobra.Command) *cobra.Command {
 	f := cmd.Flags()
 	f.StringVar(&c.address, "admin", gateway.DefaultConfig().AdminListen, "admin address of the gateway, host:port")
 	f.StringVar(&c.tokenFile, "token-file", "", "file with the token of the admin API")
+	f.StringVar(&c.config, "config", "", "configuration file of the gateway, to take both from")
 	f.StringVarP(&c.output, "output", "o", "table", "table or json")
 	return cmd
 }
 
 // gatewayAdminCommands look at a running gateway and operate it.
 func (a *app) gatewayAdminCommands() []*cobra.Command {
-	get := func(use, short, path string, table func(io.Writer, []byte) error) *cobra.Command {
+	get := func(use, short, long, path string, table func(io.Writer, []byte) error) *cobra.Command {
 		var c gatewayClient
 		return c.flags(&cobra.Command{
-			Use: use, Short: short, Args: cobra.NoArgs,
+			Use: use, Short: short, Long: long, Args: cobra.NoArgs,
 			RunE: func(cmd *cobra.Command, _ []string) error {
 				return a.gatewayCall(cmd.Context(), &c, http.MethodGet, path, table)
 			},
@@ -75,10 +77,17 @@ gateway itself drains and ends, as after SIGTERM.`,
 	})
 	drainCmd.Flags().BoolVar(&force, "force", false, "also when it is the last endpoint in service")
 	return []*cobra.Command{
-		get("status", "Show how a gateway is", "/v1/status", statusTable),
-		get("endpoints", "Show the Dify instances as a gateway sees them", "/v1/endpoints", endpointsTable),
-		get("apps", "Show who uses a gateway", "/v1/apps", appsTable),
-		get("streams", "Show the open streams by app, class and age", "/v1/streams", streamsTable),
+		get("status", "Show how a gateway is", "", "/v1/status", statusTable),
+		get("endpoints", "Show the Dify instances as a gateway sees them", `Show the Dify instances as a gateway sees them.
+
+IN FLIGHT are the requests at an instance, open streams included; WORKING are
+those of them without content yet, and how many of these the adaptive limit
+allows. LATENCY is the time until an answer begins, "-" without one of late.`, "/v1/endpoints", endpointsTable),
+		get("apps", "Show who uses a gateway", `Show who uses a gateway, since it was started.
+
+An app has the name that the configuration gives it, or the id of its key; "none"
+is requests without a key, "other" keys that no instance has done work for.`, "/v1/apps", appsTable),
+		get("streams", "Show the open streams by app, class and age", "", "/v1/streams", streamsTable),
 		drainCmd,
 		undrain.flags(&cobra.Command{
 			Use: "undrain ENDPOINT", Short: "Put a drained Dify instance back into service",
@@ -115,7 +124,19 @@ func (a *app) gatewayCall(ctx context.Context, c *gatewayClient, method, path st
 func (c *gatewayClient) call(ctx context.Context, method, path string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	address := c.address
+	address, tokenFile := c.address, c.tokenFile
+	if c.config != "" {
+		if tokenFile != "" || address != gateway.DefaultConfig().AdminListen {
+			return nil, &exitError{code: 2, err: errors.New("--config has the admin address and the token: leave --admin and --token-file out")}
+		}
+		cfg := gateway.DefaultConfig()
+		if err := loadConfig(c.config, &cfg); err != nil {
+			return nil, err
+		}
+		if address, tokenFile = cfg.AdminListen, cfg.Admin.TokenFile; address == "" {
+			return nil, &exitError{code: 2, err: fmt.Errorf("%s: adminListen is empty: the gateway has no admin API", c.config)}
+		}
+	}
 	if host, port, err := net.SplitHostPort(address); err == nil && host == "" {
 		address = net.JoinHostPort("127.0.0.1", port)
 	}
@@ -123,8 +144,8 @@ func (c *gatewayClient) call(ctx context.Context, method, path string) ([]byte, 
 	if err != nil {
 		return nil, &exitError{code: 2, err: fmt.Errorf("--admin %q: want host:port", c.address)}
 	}
-	if c.tokenFile != "" {
-		token, err := os.ReadFile(c.tokenFile)
+	if tokenFile != "" {
+		token, err := os.ReadFile(tokenFile)
 		if err != nil {
 			return nil, fmt.Errorf("read the token: %w", err)
 		}
@@ -133,7 +154,7 @@ func (c *gatewayClient) call(ctx context.Context, method, path string) ([]byte, 
 	transport := &http.Transport{DisableKeepAlives: true, Proxy: nil}
 	resp, err := (&http.Client{Transport: transport}).Do(req)
 	if err != nil {
-		return nil, fmt.Errorf("ask the gateway: %w", err)
+		return nil, fmt.Errorf("ask the gateway: %w: --admin or --config says where one runs", err)
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAdminAnswer))
@@ -143,16 +164,24 @@ func (c *gatewayClient) call(ctx context.Context, method, path string) ([]byte, 
 	if resp.StatusCode < 300 {
 		return body, nil
 	}
-	var said struct{ Message string }
+	var said struct{ Code, Message string }
 	if json.Unmarshal(body, &said) != nil || said.Message == "" {
 		said.Message = strings.TrimSpace(string(body))
 	}
 	switch resp.StatusCode {
 	case http.StatusUnauthorized:
-		said.Message += "; give it with --token-file"
+		said.Message += "; give it with --token-file, or with the gateway's --config"
 	case http.StatusNotFound:
-		if strings.HasPrefix(said.Message, "404") {
+		switch {
+		case !strings.HasPrefix(said.Message, "404"):
+		case strings.HasPrefix(path, "/v1/jobs"):
+			said.Message = "this gateway has no async lane (jobs.keyFile), or serves no admin API (admin.api)"
+		default:
 			said.Message = "this gateway serves no admin API (admin.api)"
+		}
+	case http.StatusConflict:
+		if said.Code == "last_endpoint" {
+			said.Message = strings.Replace(said.Message, "?force=true", "--force", 1)
 		}
 	}
 	return nil, errors.New(said.Message)
@@ -173,20 +202,23 @@ func table[T any](w io.Writer, body []byte, header string, row func(tw io.Writer
 }
 
 func endpointsTable(w io.Writer, body []byte) error {
-	return table(w, body, "ENDPOINT\tZONE\tSTATE\tIN FLIGHT\tLIMIT\tLATENCY", func(tw io.Writer, e gateway.EndpointStatus) {
+	return table(w, body, "ENDPOINT\tZONE\tSTATE\tIN FLIGHT\tWORKING\tLATENCY", func(tw io.Writer, e gateway.EndpointStatus) {
 		state := e.State
 		if e.EjectedUntil != nil && state == "ejected" {
 			state += " until " + e.EjectedUntil.Format(time.TimeOnly)
 		}
-		limit := "none"
-		if e.Limit > 0 {
-			limit = fmt.Sprint(e.Limit)
+		working, latency := fmt.Sprint(e.Working), "-"
+		if e.WorkingLimit > 0 {
+			working += fmt.Sprintf(" of %d", e.WorkingLimit)
+		}
+		if e.LatencyMS > 0 {
+			latency = fmt.Sprintf("%.1f ms", e.LatencyMS)
 		}
 		zone := e.Zone
 		if e.Local {
 			zone += " (own)"
 		}
-		fmt.Fprintf(tw, "%s\t%s\t%s\t%d\t%s\t%.1f ms\n", e.Name, zone, state, e.InFlight, limit, e.LatencyMS)
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%d\t%s\t%s\n", e.Name, zone, state, e.InFlight, working, latency)
 	})
 }
 

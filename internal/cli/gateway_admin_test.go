@@ -27,6 +27,11 @@ func TestGatewayAdminCommands(t *testing.T) {
 	if err := os.WriteFile(token, []byte("0123456789abcdef\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	config := filepath.Join(t.TempDir(), "config.yaml")
+	text := fmt.Sprintf("adminListen: %q\nadmin: {tokenFile: %q}\nupstreams: [{address: %q}]\n", admin, token, one)
+	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	var log output
 	done := make(chan int, 1)
 	go func() {
@@ -53,20 +58,26 @@ func TestGatewayAdminCommands(t *testing.T) {
 		{[]string{"endpoints", "--admin", admin}, 1, "give it with --token-file"},
 		{append([]string{"endpoints"}, at...), 0, one},
 		{append([]string{"drain", one}, at...), 0, "drained"},
-		{append([]string{"drain", two}, at...), 1, "last endpoint in service"},
+		{append([]string{"drain", two}, at...), 1, "last endpoint in service; --force takes"},
+		{[]string{"endpoints", "--config", config}, 0, "drained"},
+		{[]string{"endpoints", "--config", config, "--admin", admin}, 2, "leave --admin"},
 		{append([]string{"drain", "nobody"}, at...), 1, `there is no endpoint "nobody"`},
 		{append([]string{"undrain", one}, at...), 0, "in service"},
 		{append([]string{"apps"}, at...), 0, "none"},
 		{append([]string{"streams"}, at...), 0, "CLASS"},
 		{append([]string{"status", "-o", "json"}, at...), 0, `"lastReloadOk":true`},
 		{append([]string{"reload"}, at...), 1, "started without --config"},
-		{[]string{"status", "--admin", freeAddress(t)}, 1, "connection refused"},
+		{[]string{"status", "--admin", freeAddress(t)}, 1, "connection refused: --admin or --config says"},
 		{append([]string{"status", "-o", "xml"}, at...), 2, "want table or json"},
 		{append([]string{"undrain"}, at...), 2, "wants the name of one endpoint"},
 	} {
 		if code, out := run(tc.args...); code != tc.code || !strings.Contains(out, tc.says) {
 			t.Errorf("%v: %d %q, want %d and %q", tc.args[:1], code, out, tc.code, tc.says)
 		}
+	}
+	var stderr bytes.Buffer
+	if code := Main(t.Context(), append([]string{"jobs", "dead"}, at...), strings.NewReader(""), io.Discard, &stderr); code != 1 || !strings.Contains(stderr.String(), "no async lane") {
+		t.Errorf("jobs without the lane: %d %s", code, &stderr)
 	}
 	if code, out := run(append([]string{"drain"}, at...)...); code != 0 {
 		t.Errorf("drain: %d %s", code, out)

@@ -28,11 +28,17 @@ func (a *app) jobsCommand() *cobra.Command {
 		Short: "Look after the jobs of the gateways' async lane",
 		Long: `Look after the jobs of the gateways' async lane.
 
+A job is a call with "Prefer: respond-async": the gateway answered 202, and the
+call runs by itself. It ends in a result or, when it failed, as a dead letter.
+
 Any gateway knows the jobs of all that share its Redis. What was asked and
 answered is not shown: that is for the app's own key, at /jobs/ID.`,
 		Example: `  fournines jobs list --state running
   fournines jobs dead
-  fournines jobs replay all`,
+  fournines jobs replay all
+
+  # in a stack on this machine, through any gateway
+  fournines jobs dead --config /var/lib/fournines/gateway-a/config.yaml`,
 		Args: cobra.NoArgs,
 	}
 	var state string
