@@ -114,6 +114,23 @@ func (e *LockedError) Error() string {
 // when its holder dies, however it dies.
 type Lock struct{ f *os.File }
 
+const (
+	// lockGrace is how long the kernel may take to give back the lock of a
+	// supervisor that was killed: a process counts as dead when its first
+	// thread is, and holds its files until the last one is.
+	lockGrace = 10 * time.Second
+	lockPoll  = 10 * time.Millisecond
+)
+
+// runs tells whether there is a process of that id; 0 is nobody that is known.
+func runs(pid int) bool {
+	if pid <= 0 {
+		return true
+	}
+	id, err := process.Identify(pid)
+	return err == nil && id.Alive()
+}
+
 // Acquire takes the lock of a data directory that exists, or returns a
 // LockedError.
 func Acquire(dir string) (*Lock, error) {
@@ -125,15 +142,22 @@ func Acquire(dir string) (*Lock, error) {
 		}
 		return nil, fmt.Errorf("lock %s: %w", dir, err)
 	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		defer f.Close()
+	for deadline := time.Now().Add(lockGrace); ; time.Sleep(lockPoll) {
+		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if err == nil {
+			break
+		}
 		if !errors.Is(err, syscall.EWOULDBLOCK) {
+			_ = f.Close()
 			return nil, fmt.Errorf("lock %s: %w", dir, err)
 		}
 		b := make([]byte, 32)
 		n, _ := f.ReadAt(b, 0)
 		pid, _ := strconv.Atoi(strings.TrimSpace(string(b[:n])))
-		return nil, &LockedError{Dir: dir, PID: pid}
+		if runs(pid) || time.Now().After(deadline) {
+			_ = f.Close()
+			return nil, &LockedError{Dir: dir, PID: pid}
+		}
 	}
 	// The pid is information for people; the lock itself is what counts.
 	if err := f.Truncate(0); err == nil {
