@@ -174,9 +174,8 @@ func (x *exchange) handle() (p any) {
 		}
 		if x.direct != nil {
 			x.limitWrite()
-			if x.g.draining.Load() {
-				x.direct.close = true
-			}
+			// A gateway that drains does not close here either, unless the answer
+			// said so: its client may be sending the next request already.
 			if x.direct.end(p == nil) {
 				x.g.back.Load().give(x.direct.conn)
 			}

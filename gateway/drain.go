@@ -49,7 +49,10 @@ func (g *Gateway) leave(ctx, base context.Context, srv *http.Server, end context
 	limit, cancel := context.WithTimeout(base, cfg.Timeout)
 	defer cancel()
 	stop := context.AfterFunc(ctx, cancel)
-	_ = g.waitUntil(limit, func() bool { return g.conns.Load() == 0 && g.inFlight.Load() == 0 })
+	back := g.back.Load()
+	_ = g.waitUntil(limit, func() bool {
+		return g.inFlight.Load() == 0 && g.conns.Load() == 0 && (back == nil || back.n.Load() == 0)
+	})
 	if stop() || ctx.Err() == nil {
 		g.finish(limit, base, srv, end)
 		return
