@@ -30,7 +30,8 @@ type Overload struct {
 	// not been empty for that long: a queue that stands makes everybody wait
 	// and nobody faster. Default 500ms; 0 turns it off.
 	StandingTimeout time.Duration `yaml:"standingTimeout"`
-	// AppQueue bounds the waiting requests of one app. Default 200.
+	// AppQueue bounds the waiting requests of one app. Default 500: when a zone is
+	// lost, its streams come back at once, and most of them may be one app's.
 	AppQueue int `yaml:"appQueue"`
 	// MaxApps bounds how many apps that are not configured have a queue of
 	// their own; an app gets one when an instance has accepted its key. The
@@ -41,7 +42,7 @@ type Overload struct {
 func defaultOverload() Overload {
 	return Overload{
 		Adaptive: true, MinLimit: 4, MaxLimit: 400, InitialLimit: 16,
-		StandingTimeout: 500 * time.Millisecond, AppQueue: 200, MaxApps: 4096,
+		StandingTimeout: 500 * time.Millisecond, AppQueue: 500, MaxApps: 4096,
 	}
 }
 
