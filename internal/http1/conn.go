@@ -7,6 +7,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+
+	"fournines/internal/reactor"
 )
 
 // countingConn counts what was sent to a server and remembers how much of it
@@ -14,6 +16,7 @@ import (
 type countingConn struct {
 	net.Conn                 // not *net.TCPConn: its ReadFrom would go past the count
 	raw      syscall.RawConn // of Conn; nil when it has none
+	fd       int             // of Conn, valid until it is closed; -1 where sockets are not used directly
 	begun    atomic.Int64    // writes
 	ended    atomic.Int64    // writes without an error
 	written  atomic.Int64    // bytes
@@ -22,11 +25,14 @@ type countingConn struct {
 }
 
 func newCountingConn(nc net.Conn) *countingConn {
-	c := &countingConn{Conn: nc}
+	c := &countingConn{Conn: nc, fd: -1}
 	c.acked.Store(-1)
 	if sc, ok := nc.(syscall.Conn); ok {
 		if raw, err := sc.SyscallConn(); err == nil {
 			c.raw = raw
+			if direct {
+				_ = raw.Control(func(u uintptr) { c.fd = int(u) })
+			}
 		}
 	}
 	return c
@@ -51,6 +57,28 @@ func (c *countingConn) Write(p []byte) (int, error) {
 	}
 	return n, err
 }
+
+// writeNow is Write for whoever alone may close the connection.
+func (c *countingConn) writeNow(p []byte) error {
+	if c.fd < 0 {
+		_, err := c.Write(p)
+		return err
+	}
+	c.begun.Add(1)
+	n, err := reactor.WriteNow(c.fd, p)
+	c.written.Add(int64(n))
+	if err == nil && n < len(p) {
+		n, err = c.Conn.Write(p[n:])
+		c.written.Add(int64(n))
+	}
+	if err == nil {
+		c.ended.Add(1)
+	}
+	return err
+}
+
+// quiet tells whether an unused connection is open and has nothing to read.
+func (c *countingConn) quiet() bool { return c.fd < 0 || reactor.Quiet(c.fd) }
 
 // met takes note of the first error of reading.
 func (c *countingConn) met(err error) { c.once.Do(func() { c.lost(err) }) }

@@ -9,6 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// direct says that this system's sockets are read and written without net.
+const direct = true
+
 // ackedBytes asks the kernel how many bytes the peer has acknowledged; -1 when
 // it does not say.
 func ackedBytes(raw syscall.RawConn) int64 {
@@ -41,26 +44,6 @@ func userTimeout(d time.Duration) func(network, address string, raw syscall.RawC
 	}
 }
 
-// quiet tells whether an unused connection is open and has nothing to read.
-func (c *countingConn) quiet() bool {
-	if c.raw == nil {
-		return true
-	}
-	alive := false
-	err := c.raw.Control(func(fd uintptr) {
-		var one [1]byte
-		for {
-			_, _, err := unix.Recvfrom(int(fd), one[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
-			if err == unix.EINTR {
-				continue
-			}
-			alive = err == unix.EAGAIN
-			return
-		}
-	})
-	return err == nil && alive
-}
-
 // readPooled waits without a buffer.
 func (c *countingConn) readPooled() (buf *[pieceBytes]byte, n int, err error) {
 	werr := c.raw.Read(func(fd uintptr) bool {
@@ -90,35 +73,4 @@ func (c *countingConn) readPooled() (buf *[pieceBytes]byte, n int, err error) {
 		c.met(err)
 	}
 	return buf, max(n, 0), err
-}
-
-// fd returns the socket, or -1. It is valid until the connection is closed.
-func (c *countingConn) fd() int {
-	if c.raw == nil {
-		return -1
-	}
-	fd := -1
-	_ = c.raw.Control(func(u uintptr) { fd = int(u) })
-	return fd
-}
-
-// errAgain says that there is nothing to read now.
-const errAgain = unix.EAGAIN
-
-// readNow reads without waiting; the end is io.EOF.
-func readNow(fd int, p []byte) (int, error) {
-	for {
-		n, err := unix.Read(fd, p)
-		switch {
-		case err == unix.EINTR:
-			continue
-		case err == unix.EAGAIN:
-			return 0, errAgain
-		case err != nil:
-			return 0, os.NewSyscallError("read", err)
-		case n == 0:
-			return 0, io.EOF
-		}
-		return n, nil
-	}
 }

@@ -288,7 +288,11 @@ func (b *Body) roundTrip(r *Request) (*http.Response, error) {
 	small := r.Rest == nil && len(r.Body) <= inlineBody
 	if small {
 		buf = append(buf, r.Body...)
-		_, err = b.c.Write(buf)
+		if b.c.Conn == net.Conn(b.c.counting) {
+			err = b.c.counting.writeNow(buf)
+		} else {
+			_, err = b.c.Write(buf)
+		}
 		putHead(head, buf)
 	} else {
 		b.sender = &sender{b: b, done: make(chan struct{})}

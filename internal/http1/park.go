@@ -24,7 +24,7 @@ type parked struct {
 // exchange, EachOn may be called again and goes on behind the piece that f got.
 // What loop cannot watch (TLS) waits here as in Each.
 func (b *Body) EachOn(loop *reactor.Loop, f func(p []byte) error) error {
-	fd := b.c.counting.fd()
+	fd := b.c.counting.fd
 	if loop == nil || fd < 0 || b.c.Conn != b.c.counting {
 		return b.Each(f)
 	}
@@ -72,7 +72,7 @@ func (p *parked) ready(e reactor.Events) reactor.Next {
 	b := p.b
 	buf := pieces.Get().(*[pieceBytes]byte)
 	defer pieces.Put(buf)
-	n, err := readNow(p.fd, buf[:])
+	n, err := reactor.ReadNow(p.fd, buf[:])
 	if n > 0 {
 		taken, err := b.feed(buf[:n], p.f)
 		if err == nil && b.d.done {
@@ -92,7 +92,7 @@ func (p *parked) ready(e reactor.Events) reactor.Next {
 		}
 		return reactor.Wait
 	}
-	if err == errAgain { //nolint:errorlint // the value itself
+	if err == reactor.ErrAgain { //nolint:errorlint // never wrapped
 		return reactor.Wait
 	}
 	b.c.counting.met(err)

@@ -135,12 +135,12 @@ func (l *Loop) Run(ctx context.Context) error {
 	var failed error
 	err := l.raw.Read(func(fd uintptr) bool {
 		for {
-			n, err := unix.EpollWait(int(fd), events[:], 0)
-			if err == unix.EINTR {
+			n, errno := epollNow(int(fd), events[:])
+			if errno == unix.EINTR {
 				continue
 			}
-			if err != nil {
-				failed = fmt.Errorf("wait for connections: %w", err)
+			if errno != 0 {
+				failed = fmt.Errorf("wait for connections: %w", errno)
 				return true
 			}
 			turn, again = again, turn[:0]
@@ -181,22 +181,4 @@ func translate(kernel uint32) (e Events) {
 		e |= Hangup
 	}
 	return e
-}
-
-// WriteNow writes what fd takes without waiting; n < len(p) without an error
-// means that it takes no more for now.
-func WriteNow(fd int, p []byte) (n int, err error) {
-	for n < len(p) {
-		k, err := unix.Write(fd, p[n:])
-		switch {
-		case err == unix.EINTR:
-		case err == unix.EAGAIN:
-			return n, nil
-		case err != nil:
-			return n, os.NewSyscallError("write", err)
-		default:
-			n += k
-		}
-	}
-	return n, nil
 }

@@ -24,5 +24,14 @@ func (l *Loop) remove(*Watch) {}
 // Run returns an error.
 func (l *Loop) Run(context.Context) error { return errors.ErrUnsupported }
 
+// ErrAgain says that there is nothing to read now.
+var ErrAgain = errors.New("nothing to read now")
+
+// ReadNow returns an error.
+func ReadNow(int, []byte) (int, error) { return 0, errors.ErrUnsupported }
+
 // WriteNow returns an error.
 func WriteNow(int, []byte) (int, error) { return 0, errors.ErrUnsupported }
+
+// Quiet cannot tell.
+func Quiet(int) bool { return true }
