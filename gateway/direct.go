@@ -97,7 +97,8 @@ func (d *direct) WriteHeader(status int) {
 	case d.chunked:
 		b = append(b, "Transfer-Encoding: chunked\r\n"...)
 	}
-	d.head = append(b, "\r\n"...)
+	b = append(b, "\r\n"...)
+	d.head = b
 	d.header = nil
 }
 
@@ -114,7 +115,8 @@ func (d *direct) Write(p []byte) (int, error) {
 		return 0, d.err
 	}
 	pooled := outs.Get().(*[]byte)
-	out := append((*pooled)[:0], d.head...)
+	out := (*pooled)[:0]
+	out = append(out, d.head...)
 	d.head = nil
 	if d.chunked {
 		out = strconv.AppendInt(out, int64(len(p)), 16)

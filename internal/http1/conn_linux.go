@@ -1,12 +1,12 @@
 package http1
 
 import (
-	"io"
-	"os"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"fournines/internal/reactor"
 )
 
 // direct says that this system's sockets are read and written without net.
@@ -48,29 +48,19 @@ func userTimeout(d time.Duration) func(network, address string, raw syscall.RawC
 func (c *countingConn) readPooled() (buf *[pieceBytes]byte, n int, err error) {
 	werr := c.raw.Read(func(fd uintptr) bool {
 		buf = pieces.Get().(*[pieceBytes]byte)
-		for {
-			n, err = unix.Read(int(fd), buf[:])
-			if err != unix.EINTR {
-				break
-			}
-		}
-		if err == unix.EAGAIN {
+		n, err = reactor.ReadNow(int(fd), buf[:])
+		if err == reactor.ErrAgain { //nolint:errorlint // never wrapped
 			pieces.Put(buf)
 			buf, n, err = nil, 0, nil
 			return false
 		}
 		return true
 	})
-	switch {
-	case werr != nil:
+	if werr != nil {
 		err = werr
-	case err != nil:
-		n, err = 0, os.NewSyscallError("read", err)
-	case n == 0:
-		err = io.EOF
 	}
 	if err != nil {
 		c.met(err)
 	}
-	return buf, max(n, 0), err
+	return buf, n, err
 }

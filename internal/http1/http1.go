@@ -140,11 +140,11 @@ func (c *Cancel) attach(b *Body) {
 type Failed uint8
 
 const (
-	// NotConnected: there was no connection.
+	// NotConnected means that there was no connection.
 	NotConnected Failed = iota
-	// Unsent: the server provably got nothing of the request.
+	// Unsent means that the server provably got nothing of the request.
 	Unsent
-	// Lost: the server may have got it.
+	// Lost means that the server may have got it.
 	Lost
 )
 

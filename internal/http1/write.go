@@ -68,7 +68,8 @@ func visible(s string) bool {
 // writeChunk writes before as it is and p, when it is not empty, as one chunk.
 func writeChunk(w io.Writer, before, p []byte) error {
 	head := heads.Get().(*[]byte)
-	buf := append((*head)[:0], before...)
+	buf := (*head)[:0]
+	buf = append(buf, before...)
 	if len(p) > 0 {
 		buf = strconv.AppendInt(buf, int64(len(p)), 16)
 		buf = append(buf, "\r\n"...)

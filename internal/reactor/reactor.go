@@ -20,9 +20,9 @@ var ErrStopped = errors.New("the loop has stopped")
 type Events uint32
 
 const (
-	// Readable: there are bytes to read.
+	// Readable means that there are bytes to read.
 	Readable Events = 1 << iota
-	// Hangup: the other side has closed its sending side, or the connection is
+	// Hangup means that the other side has closed its sending side, or the connection is
 	// gone. There may be bytes to read before that.
 	Hangup
 )
