@@ -159,8 +159,8 @@ func play(t *testing.T, n int, protected bool, warm, length time.Duration, strea
 func TestGoodputUnderOverload(t *testing.T) {
 	const n, capacity = 4, 40.0
 	peak, least, p99 := 0.0, math.Inf(1), 0.0
-	for _, load := range []float64{1, 1.5, 2, 3, 5, 10} {
-		r := play(t, n, true, 90*time.Second, 2*time.Minute, stream{"a", load * capacity})["a"]
+	for _, load := range []float64{1, 2, 10} {
+		r := play(t, n, true, 90*time.Second, time.Minute, stream{"a", load * capacity})["a"]
 		t.Logf("offered %4.1f: %.1f per second in time, %d refused, %d late, content p50 %.2f p99 %.2f s", load, r.good, r.refused, r.late,
 			quantile(r.content, .5), quantile(r.content, .99))
 		peak, least = max(peak, r.good), min(least, r.good)
@@ -176,7 +176,7 @@ func TestGoodputUnderOverload(t *testing.T) {
 	if p99 > 3 {
 		t.Errorf("content after %.2f s", p99)
 	}
-	if r := play(t, n, false, 90*time.Second, time.Minute, stream{"a", 2 * capacity})["a"]; r.good > .5*peak {
+	if r := play(t, n, false, time.Minute, time.Minute, stream{"a", 2 * capacity})["a"]; r.good > .5*peak {
 		t.Errorf("without protection %.1f per second: the test shows nothing", r.good)
 	}
 }
@@ -185,9 +185,9 @@ func TestGoodputUnderOverload(t *testing.T) {
 // another one waits.
 func TestNoisyNeighbour(t *testing.T) {
 	b := stream{"b", 8}
-	alone := play(t, 4, true, 90*time.Second, 4*time.Minute, b)["b"]
-	for _, load := range []float64{1, 3, 10} {
-		r := play(t, 4, true, 90*time.Second, 4*time.Minute, b, stream{"a", load * 40})
+	alone := play(t, 4, true, time.Minute, 2*time.Minute, b)["b"]
+	for _, load := range []float64{1, 5} {
+		r := play(t, 4, true, 90*time.Second, 2*time.Minute, b, stream{"a", load * 40})
 		content := quantile(r["b"].content, .95) / quantile(alone.content, .95)
 		whole := quantile(r["b"].whole, .95) / quantile(alone.whole, .95)
 		t.Logf("flood %4.1f: content p95 %.2f times as late, end %.2f times; %d of %d refused", load, content, whole, r["b"].refused, r["b"].offered)

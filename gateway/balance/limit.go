@@ -66,7 +66,7 @@ const (
 	dropCut   = 0.8
 	// Nothing for stallLeast, and for stallPaces times what usually lies between
 	// two first contents, is a stall; the limit grows by stallGrowth for each.
-	stallLeast  = time.Second
+	stallLeast  = 2 * time.Second
 	stallPaces  = 4
 	stallGrowth = 1.25
 )
