@@ -19,7 +19,7 @@ type Overload struct {
 	// their first content follow what the instance can do. Default true.
 	Adaptive bool `yaml:"adaptive"`
 	// MinLimit, MaxLimit and InitialLimit bound that number, per instance and
-	// gateway, and say where it begins. Default 4, 400 and 16.
+	// gateway, and say where it begins. Default 4, 400 and 10.
 	MinLimit     int `yaml:"minLimit"`
 	MaxLimit     int `yaml:"maxLimit"`
 	InitialLimit int `yaml:"initialLimit"`
@@ -27,8 +27,8 @@ type Overload struct {
 	// 0 is no bound but limits.maxInFlight. Default 0.
 	MaxStreams int64 `yaml:"maxStreams"`
 	// StandingTimeout replaces limits.queueTimeout for an app whose queue has
-	// not been empty for that long: a queue that stands makes everybody wait
-	// and nobody faster. Default 500ms; 0 turns it off.
+	// not been empty for four times as long: a queue that stands makes
+	// everybody wait and nobody faster. Default 500ms; 0 turns it off.
 	StandingTimeout time.Duration `yaml:"standingTimeout"`
 	// AppQueue bounds the waiting requests of one app. Default 500: when a zone is
 	// lost, its streams come back at once, and most of them may be one app's.
@@ -41,7 +41,7 @@ type Overload struct {
 
 func defaultOverload() Overload {
 	return Overload{
-		Adaptive: true, MinLimit: 4, MaxLimit: 400, InitialLimit: 16,
+		Adaptive: true, MinLimit: 4, MaxLimit: 400, InitialLimit: 10,
 		StandingTimeout: 500 * time.Millisecond, AppQueue: 500, MaxApps: 4096,
 	}
 }

@@ -42,9 +42,9 @@ func run(ctx context.Context, args []string) error {
 		return err
 	}
 	x := experiment{
-		instances: 2, gateways: 2, loads: []float64{1, 1.5, 2, 3, 5, 7.5, 10},
-		warm: 45 * time.Second, settle: 6 * time.Second, measure: 18 * time.Second,
-		neighbour: 0.2, flood: 5, neighbourFor: 50 * time.Second,
+		instances: 2, gateways: 2, loads: []float64{1, 2, 3, 5, 7, 10},
+		warm: 45 * time.Second, settle: 5 * time.Second, measure: 18 * time.Second,
+		neighbour: 0.2, flood: 5, neighbourFor: 45 * time.Second,
 	}
 	if *quick {
 		x.loads, x.warm, x.settle, x.measure, x.neighbourFor = []float64{1, 5}, 20*time.Second, 3*time.Second, 8*time.Second, 10*time.Second

@@ -17,7 +17,7 @@ func TestOverloadInShort(t *testing.T) {
 	}
 	x := experiment{
 		instances: 2, gateways: 1, loads: []float64{1, 5},
-		warm: 30 * time.Second, settle: 3 * time.Second, measure: 10 * time.Second,
+		warm: 25 * time.Second, settle: 4 * time.Second, measure: 10 * time.Second,
 		neighbour: 0.2, flood: 3, neighbourFor: 15 * time.Second,
 	}
 	var problem string

@@ -51,8 +51,8 @@ type Config struct {
 	// MaxQueue bounds how many requests wait in all, Timeout how long one does.
 	MaxQueue int
 	Timeout  time.Duration
-	// Target replaces Timeout for an app whose queue has not been empty for as
-	// long as Timeout: a queue that stands only adds delay.
+	// Target replaces Timeout for an app whose queue has not been empty for
+	// standingAfter times as long: a queue that stands only adds delay.
 	Target time.Duration
 	// AppQueue bounds how many requests of one app wait.
 	AppQueue int

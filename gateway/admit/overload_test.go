@@ -66,7 +66,7 @@ func play(t *testing.T, n int, protected bool, warm, length time.Duration, strea
 	const inTime, patience = 3 * time.Second, 10 * time.Second
 	results := map[string]*outcome{}
 	synctest.Test(t, func(t *testing.T) {
-		limit := balance.Limit{Adaptive: protected, Min: 4, Max: 400, Initial: 16}
+		limit := balance.Limit{Adaptive: protected, Min: 4, Max: 400, Initial: 10}
 		cores := map[string]*core{}
 		var targets []balance.Target
 		for i := range n {

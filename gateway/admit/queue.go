@@ -15,6 +15,9 @@ const (
 	// looks bounds how many apps are tried for one place when the first in
 	// line cannot use it (it has been at that endpoint already, say).
 	looks = 8
+	// standingAfter times its patience is how long a queue may stand before that
+	// patience applies: a burst that is over sooner may wait the whole time.
+	standingAfter = 4
 )
 
 // waiter is a request that waits. All but result is guarded by Controller.mu.
@@ -80,7 +83,7 @@ func (q *appQueue) remove(w *waiter) {
 
 // patience is how long its requests wait now.
 func (q *appQueue) patience(cfg *Config, now time.Time) time.Duration {
-	if cfg.Target > 0 && now.Sub(q.since) > cfg.Timeout {
+	if cfg.Target > 0 && now.Sub(q.since) > min(standingAfter*cfg.Target, cfg.Timeout) {
 		return min(cfg.Target, cfg.Timeout)
 	}
 	return cfg.Timeout

@@ -65,10 +65,11 @@ const (
 	dropShare = 0.1
 	dropCut   = 0.8
 	// Nothing for stallLeast, and for stallPaces times what usually lies between
-	// two first contents, is a stall; the limit grows by stallGrowth for each.
-	stallLeast  = 2 * time.Second
+	// two first contents, is a stall; the limit grows by stallGrowth each time,
+	// and goes back when the stall is over.
+	stallLeast  = 1500 * time.Millisecond
 	stallPaces  = 4
-	stallGrowth = 1.25
+	stallGrowth = 2
 )
 
 // adaptive is TCP Vegas for one endpoint: queue = limit × (1 − base ÷ time),
@@ -107,6 +108,7 @@ type adaptive struct {
 	holds   int                                      // for how many windows a verified base does
 	due     int                                      // how many of them are left
 	slow    bool                                     // slow start: no queue has been seen yet
+	calm    float64                                  // the limit before a stall, 0 without one
 	time    time.Duration                            // until the first content, in the last window
 }
 
@@ -210,6 +212,9 @@ func (a *adaptive) stalled(working int64, now time.Time) bool {
 		return false
 	}
 	a.latest.Store(now.UnixNano())
+	if a.calm == 0 {
+		a.calm = a.now
+	}
 	a.set(a.now * stallGrowth)
 	return true
 }
@@ -304,6 +309,12 @@ func (a *adaptive) judge(now time.Time) {
 		if age > windowStale {
 			a.reset(now)
 		}
+		return
+	}
+	if a.calm > 0 { // a stall is over, and its times say nothing
+		a.set(a.calm)
+		a.calm, a.probing = 0, false
+		a.reset(now)
 		return
 	}
 	full := a.full.Load()

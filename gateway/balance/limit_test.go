@@ -170,7 +170,7 @@ func (s simulation) run(t *testing.T) (r simulated) {
 }
 
 // capacity is where the limit begins and what it may become in these tests.
-var capacity = Limit{Adaptive: true, Min: 4, Max: 400, Initial: 16}
+var capacity = Limit{Adaptive: true, Min: 4, Max: 400, Initial: 10}
 
 // TestLimitFindsCapacity: whatever is offered, and whatever the mix, the core is
 // kept busy and what it works on comes out soon. A fixed limit of 7 would do best
