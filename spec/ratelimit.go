@@ -27,12 +27,13 @@ type RateLimit struct {
 
 // RateLimitMatch selects requests; what is empty selects all.
 type RateLimitMatch struct {
-	// Apps by the id of a key, which `fournines gateway key-id` prints.
+	// Apps are the ids of the keys of some apps, which `fournines gateway key-id`
+	// prints; empty means all.
 	Apps []string `yaml:"apps" range:"0..1000"`
 	// Classes of requests: chat, workflow, read, retrieve, upload, ingest,
 	// mutate, stop, console, other.
 	Classes []string `yaml:"classes" range:"0..10"`
-	// PathPrefix of the URL's path, like /v1/.
+	// PathPrefix is what the path of the URL begins with, like /v1/.
 	PathPrefix string `yaml:"pathPrefix"`
 }
 
