@@ -171,10 +171,23 @@ func (p *planner) gatewaySettings(cfg *gateway.Config, s spec.Gateway) {
 	cfg.Tracing.Endpoint, cfg.Tracing.SampleRatio = s.TraceEndpoint, s.TraceRatio
 	cfg.RateLimitSharing.Gateways = len(p.Spec.FullZones())
 	cfg.RateLimits = rateLimits(s.RateLimits)
+	overload(cfg, s)
 	if s.Jobs.Enabled {
 		cfg.Jobs.KeyFile = p.secrets.Path("gateway-jobs")
 		cfg.Jobs.Workers, cfg.Jobs.MaxAge, cfg.Jobs.Retention = s.Jobs.Workers, s.Jobs.MaxAge.Std(), s.Jobs.Retention.Std()
 	}
+}
+
+// overload carries over apps and what protects the instances.
+func overload(cfg *gateway.Config, s spec.Gateway) {
+	for _, a := range s.Apps {
+		cfg.Apps = append(cfg.Apps, gateway.App{
+			Name: a.Name, KeyIDs: a.KeyIDs, Weight: a.Weight, MaxInFlight: int64(a.MaxInFlight), MaxQueue: a.MaxQueue, Priority: a.Priority,
+		})
+	}
+	o := s.Overload
+	cfg.Limits.MaxInFlight, cfg.Limits.MaxQueue, cfg.Limits.QueueTimeout = int64(o.MaxInFlight), o.MaxQueue, o.QueueTimeout.Std()
+	cfg.Overload.Adaptive, cfg.Overload.AppQueue, cfg.Overload.StandingTimeout = o.Adaptive, o.AppQueue, o.StandingTimeout.Std()
 }
 
 // rateLimits are those of the spec, which has checked the form of their rates.

@@ -55,6 +55,12 @@ type Gateway struct {
 	// Jobs is the async lane: a call with "Prefer: respond-async" is answered
 	// with 202 and runs as a job that survives the death of its gateway.
 	Jobs GatewayJobs `yaml:"jobs"`
+	// Apps gives applications names and what they may use; all others share as
+	// equals under the ids of their keys.
+	Apps []GatewayApp `yaml:"apps" range:"0..1000"`
+	// Overload sets what happens when there is more to do than the api
+	// instances can.
+	Overload GatewayOverload `yaml:"overload"`
 }
 
 // GatewayJobs sets the async lane.
@@ -140,5 +146,7 @@ func defaultGateway() Gateway {
 		FirstContentTimeout:    Duration(2 * minute),
 		SerialiseConversations: true,
 		Jobs:                   GatewayJobs{Enabled: true, Workers: 16, MaxAge: Duration(60 * minute), Retention: Duration(24 * 60 * minute)},
+		Apps:                   []GatewayApp{},
+		Overload:               defaultGatewayOverload(),
 	}
 }

@@ -191,6 +191,7 @@ func (c *checker) gateway() {
 	c.atMost("gateway.health.timeout", g.Health.Timeout, "interval", g.Health.Interval)
 	c.atMost("gateway.ejection.baseTime", g.Ejection.BaseTime, "maxTime", g.Ejection.MaxTime)
 	c.rateLimits()
+	c.gatewayApps()
 }
 
 // atMost reports a field that exceeds its neighbour.
