@@ -27,8 +27,8 @@ type RateLimit struct {
 
 // RateLimitMatch selects requests; what is empty selects all.
 type RateLimitMatch struct {
-	// Apps are the ids of the keys of some apps, which `fournines gateway key-id`
-	// prints; empty means all.
+	// Apps are the names of some apps (gateway.apps), or the ids of their keys;
+	// empty means all.
 	Apps []string `yaml:"apps" range:"0..1000"`
 	// Classes of requests: chat, workflow, read, retrieve, upload, ingest,
 	// mutate, stop, console, other.

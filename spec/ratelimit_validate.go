@@ -45,9 +45,10 @@ func (c *checker) rateLimits() {
 			}
 		}
 		for j, id := range l.Match.Apps {
-			if len(id) != 12 || strings.Trim(id, "0123456789abcdef") != "" {
+			named := slices.ContainsFunc(c.spec.Gateway.Apps, func(a GatewayApp) bool { return a.Name == id })
+			if !named && (len(id) != 12 || strings.Trim(id, "0123456789abcdef") != "") {
 				// Not shown: it may be the key itself.
-				c.add(fmt.Sprintf("%s[%d]", at("match.apps"), j), "`fournines gateway key-id` prints the id of a key", "not 12 hexadecimal digits")
+				c.add(fmt.Sprintf("%s[%d]", at("match.apps"), j), "`fournines gateway key-id` prints the id of a key", "neither the name of one of gateway.apps nor 12 hexadecimal digits")
 			}
 		}
 		if p := l.Match.PathPrefix; p != "" && !strings.HasPrefix(p, "/") {
