@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"reflect"
@@ -139,7 +138,7 @@ func TestPageHasAllMetrics(t *testing.T) {
 	cfg.Redis.Nodes = []string{"127.0.0.1:1"} // nobody is asked: it does not run
 	cfg.Jobs.KeyFile = jobKeyFile(t)
 	n := &names{Registerer: prometheus.NewRegistry()}
-	if _, err := New(cfg, slog.New(slog.NewTextHandler(io.Discard, nil)), n); err != nil {
+	if _, err := New(cfg, slog.New(slog.DiscardHandler), n); err != nil {
 		t.Fatal(err)
 	}
 	text := page(t)
