@@ -260,6 +260,9 @@ func examples(samples []drill.Sample) string {
 		}
 		counts[key]++
 	}
+	if len(order) == 0 {
+		return ""
+	}
 	var out []string
 	for _, key := range order[:min(len(order), 12)] {
 		out = append(out, fmt.Sprintf("%d × %s", counts[key], key))

@@ -58,6 +58,8 @@ func (g Growth) String() string {
 type SoakResult struct {
 	Requests drill.Requests
 	Faults   int
+	// Failed describes failed requests by the fault during which they fell due.
+	Failed []string
 	Growth   []Growth // everything that was watched
 	// Idle are the levels after the load ended, with those from before it.
 	Idle []Growth
@@ -122,6 +124,7 @@ func Soak(ctx context.Context, c *Cluster, p SoakPlan, say func(string)) (*SoakR
 	if ok, _ := c.Namespaces(); !ok {
 		faults = slices.DeleteFunc(faults, func(f Fault) bool { return f.Network })
 	}
+	counted := 0 // samples that have been looked at
 	for n := 0; time.Since(begun) < p.For && ctx.Err() == nil; n++ {
 		f := faults[n%len(faults)]
 		next := begun.Add(time.Duration(n+1) * p.Every)
@@ -139,6 +142,12 @@ func Soak(ctx context.Context, c *Cluster, p SoakPlan, say func(string)) (*SoakR
 		}
 		r.Faults++
 		wait(ctx, time.Until(next))
+		mu.Lock()
+		if text := examples(samples[counted:]); counted < len(samples) && text != "" {
+			r.Failed = append(r.Failed, f.Name+": "+text)
+		}
+		counted = len(samples)
+		mu.Unlock()
 	}
 	endLoad()
 	end := time.Now()
@@ -285,6 +294,7 @@ func soakCommand(ctx context.Context, args []string, stdout, stderr io.Writer) (
 	}
 	fmt.Fprintf(stdout, "%d faults, %d requests; failed: idempotent %d, post %d; streams: %v\n", r.Faults, r.Requests.Total,
 		r.Requests.ByClass[drill.Idempotent].Failed, r.Requests.ByClass[drill.Post].Failed, r.Requests.ByClass[drill.Stream].Ends)
+	fmt.Fprintln(stdout, strings.Join(r.Failed, "\n"))
 	problems := r.Problems()
 	if len(problems) > 0 {
 		fmt.Fprintln(stdout, "FAIL: "+strings.Join(problems, "\nFAIL: "))
