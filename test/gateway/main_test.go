@@ -25,6 +25,7 @@ import (
 
 	"fournines/difysim"
 	"fournines/internal/eventually"
+	"fournines/internal/servertest"
 )
 
 // patience bounds every wait: the machine may be busy.
@@ -43,9 +44,7 @@ func run(m *testing.M) int {
 	}
 	defer os.RemoveAll(dir)
 	binary = filepath.Join(dir, "fournines")
-	build := exec.Command("go", "build", "-buildvcs=false", "-o", binary, "fournines/cmd/fournines")
-	build.Stdout, build.Stderr = os.Stderr, os.Stderr
-	if err := build.Run(); err != nil {
+	if err := servertest.BuildBinary(binary); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}

@@ -3,12 +3,13 @@ package gatewaydrill
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
+
+	"fournines/internal/servertest"
 )
 
 // binary is the program under test.
@@ -24,9 +25,7 @@ func run(m *testing.M) int {
 	}
 	defer os.RemoveAll(dir)
 	binary = filepath.Join(dir, "fournines")
-	build := exec.Command("go", "build", "-buildvcs=false", "-o", binary, "fournines/cmd/fournines")
-	build.Stdout, build.Stderr = os.Stderr, os.Stderr
-	if err := build.Run(); err != nil {
+	if err := servertest.BuildBinary(binary); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}

@@ -60,7 +60,7 @@ type SoakResult struct {
 	Faults   int
 	// Failed describes failed requests by the fault during which they fell due.
 	Failed []string
-	Growth   []Growth // everything that was watched
+	Growth []Growth // everything that was watched
 	// Idle are the levels after the load ended, with those from before it.
 	Idle []Growth
 }

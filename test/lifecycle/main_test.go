@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"fournines/internal/eventually"
+	"fournines/internal/servertest"
 	"fournines/topology"
 )
 
@@ -56,9 +57,7 @@ func run(m *testing.M) int {
 	}
 	defer os.RemoveAll(dir)
 	binary = filepath.Join(dir, "fournines")
-	build := exec.Command("go", "build", "-trimpath", "-o", binary, "fournines/cmd/fournines")
-	build.Stdout, build.Stderr = os.Stderr, os.Stderr
-	if err := build.Run(); err != nil {
+	if err := servertest.BuildBinary(binary); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"fournines/internal/servertest"
 	"fournines/topology"
 )
 
@@ -77,10 +78,8 @@ func start() (*stack, error) {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		return s, err
 	}
-	build := exec.Command("go", "build", "-trimpath", "-o", s.bin, "fournines/cmd/fournines")
-	build.Stderr = os.Stderr
-	if err := build.Run(); err != nil {
-		return s, fmt.Errorf("build: %w", err)
+	if err := servertest.BuildBinary(s.bin); err != nil {
+		return s, err
 	}
 	s.hookSrv = httptest.NewServer(s.hook)
 	if err := s.writeSpec(""); err != nil {
