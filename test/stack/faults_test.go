@@ -63,8 +63,11 @@ func runDrill(t *testing.T, args ...string) *drill.Report {
 	return &r
 }
 
+// TestDrillAPIKill allows a longer outage than the drill itself: a machine that
+// is busy with something else takes a second by itself. What a kill must never
+// do does not depend on time.
 func TestDrillAPIKill(t *testing.T) {
-	r := runDrill(t, "api-kill")
+	r := runDrill(t, "api-kill", "--max-outage", "3s")
 	if got := r.Requests.ByClass[drill.Idempotent].Failed; got != 0 {
 		t.Errorf("%d idempotent requests failed, want 0: the gateway may repeat them", got)
 	}
