@@ -6,7 +6,7 @@ TOOLS := $(CURDIR)/.tools
 VERSION := $(shell git describe --always --dirty 2>/dev/null || echo dev)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test setup-lint build up down status test lint check vulncheck licences generate fuzz fuzz-ci setup-bench bench-gateway bench-gateway-micro bench-pgproxy bench-redis bench-zones drill-gateway soak soak-gateway accuracy-limits clean
+.PHONY: help setup setup-test setup-lint build up down status test lint check vulncheck licences generate fuzz fuzz-ci setup-bench bench-gateway bench-gateway-micro bench-overload bench-pgproxy bench-redis bench-zones drill-gateway soak soak-gateway accuracy-limits clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-19s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -69,6 +69,9 @@ fuzz-ci: ## the same for the SSE parser and the classification of requests only
 bench-gateway: build ## the gateway side by side with other proxies (15 min; ARGS=-quick: 1 min)
 	go build -buildvcs=false -o bin/bench-gateway ./bench/gateway
 	bin/bench-gateway $(ARGS)
+
+bench-overload: ## 1 to 10 times the capacity, with overload protection and without (5 min)
+	go run ./bench/overload $(ARGS)
 
 bench-gateway-micro: ## Go benchmarks of the gateway
 	go test -run '^$$' -bench . -benchmem ./gateway/...

@@ -42,7 +42,7 @@ func run(ctx context.Context, args []string) error {
 		return err
 	}
 	x := experiment{
-		instances: 2, gateways: 2, loads: []float64{1, 2, 3, 5, 7, 10},
+		instances: 2, gateways: 1, loads: []float64{1, 2, 3, 5, 7, 10},
 		warm: 45 * time.Second, settle: 5 * time.Second, measure: 18 * time.Second,
 		neighbour: 0.2, flood: 5, neighbourFor: 45 * time.Second,
 	}

@@ -27,6 +27,7 @@ type Endpoint struct {
 	adaptive adaptive      // bounds working
 	kick     chan struct{} // asks for a probe now
 
+	probeTook    atomic.Int64 // how long the last probe took, 0 before the first
 	healthy      atomic.Bool
 	drained      atomic.Bool // by an operator, see maintenance.go
 	down         atomic.Pointer[downSignal]
@@ -85,6 +86,10 @@ func (e *Endpoint) Limit() int64 {
 	}
 	return 0
 }
+
+// ObserveProbe records how long a probe took: it waits for the endpoint's core
+// and for nothing else.
+func (e *Endpoint) ObserveProbe(d time.Duration) { e.probeTook.Store(int64(d)) }
 
 // Healthy returns what the last probes said.
 func (e *Endpoint) Healthy() bool { return e.healthy.Load() }

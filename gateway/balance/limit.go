@@ -33,6 +33,9 @@ const (
 	windowLeft    = windowSamples / 10
 	windowMax     = 20 * time.Second
 	windowStale   = time.Minute
+	// abandonLeast is how long a request must have waited in vain to count when
+	// its group has no base yet.
+	abandonLeast = 2 * time.Second
 	// settled is how far the limit may move without waiting until it shows.
 	settled = 0.15
 	// sigmas is how many standard errors a queue must be away from chance.
@@ -65,9 +68,11 @@ const (
 	dropShare = 0.1
 	dropCut   = 0.8
 	// Nothing for stallLeast, and for stallPaces times what usually lies between
-	// two first contents, is a stall; the limit grows by stallGrowth each time,
+	// two first contents, is a stall when a probe was answered within stallProbe
+	// (a full core answers late); the limit grows by stallGrowth each time,
 	// and goes back when the stall is over.
 	stallLeast  = 1500 * time.Millisecond
+	stallProbe  = 100 * time.Millisecond
 	stallPaces  = 4
 	stallGrowth = 2
 )
@@ -172,7 +177,24 @@ func (a *adaptive) sample(group uint8, window uint32, took time.Duration, now ti
 	}
 }
 
-// leave takes note of a request that ended without content.
+// abandon takes note of a request that was given up after took. One that was
+// given up later than it would have had its content without a queue shows one:
+// else clients who lose patience would hide an overload.
+func (a *adaptive) abandon(group uint8, window uint32, took time.Duration, now time.Time) {
+	if a.limit.Load() == noLimit {
+		return
+	}
+	a.mu.Lock()
+	base := a.base[group]
+	a.mu.Unlock()
+	if base > 0 && took.Seconds() > base || took > abandonLeast {
+		a.sample(group, window, took, now)
+	} else {
+		a.leave(window, now)
+	}
+}
+
+// leave takes note of a request that says nothing.
 func (a *adaptive) leave(window uint32, now time.Time) {
 	a.latest.Store(now.UnixNano())
 	if window == 0 {

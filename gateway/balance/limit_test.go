@@ -242,6 +242,7 @@ func TestLimitYieldsToAStall(t *testing.T) {
 		freed := 0
 		p := New(cfg, []Target{target("a1", "a")}, slog.New(slog.DiscardHandler), &recorder{}, func() { freed++ })
 		e := p.Endpoints()[0]
+		e.ObserveProbe(time.Millisecond)
 		slots := make([]Slot, 100)
 		took := 0
 		take := func() {
@@ -255,7 +256,7 @@ func TestLimitYieldsToAStall(t *testing.T) {
 		}
 		for range 10 {
 			time.Sleep(stallLeast)
-			p.relieve(time.Now())
+			p.Relieve(time.Now())
 			take()
 		}
 		if took != len(slots) || freed == 0 {

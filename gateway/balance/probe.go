@@ -41,7 +41,7 @@ func (p *Pool) Run(ctx context.Context) error {
 			return nil
 		case now := <-ticker.C:
 			p.readmit(now)
-			p.relieve(now)
+			p.Relieve(now)
 		case <-p.changed:
 			now := map[*Endpoint]bool{}
 			for _, e := range p.Endpoints() {
@@ -63,10 +63,13 @@ func (p *Pool) Run(ctx context.Context) error {
 	}
 }
 
-// relieve raises the limits of endpoints that stand still.
-func (p *Pool) relieve(now time.Time) {
+// Relieve raises the limits of endpoints that stand still. Run calls it.
+func (p *Pool) Relieve(now time.Time) {
 	raised := false
 	for _, e := range p.Endpoints() {
+		if took := e.probeTook.Load(); took == 0 || took > int64(stallProbe) {
+			continue // what answers probes late is busy
+		}
 		if e.adaptive.stalled(e.working.Load(), now) {
 			raised = true
 		}
@@ -95,6 +98,7 @@ func (p *Pool) probeLoop(ctx context.Context, client *http.Client, e *Endpoint) 
 		}
 		last = time.Now()
 		err := probe(ctx, client, e, cfg)
+		e.ObserveProbe(time.Since(last))
 		if ctx.Err() != nil {
 			return
 		}

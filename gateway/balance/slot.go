@@ -58,11 +58,14 @@ func (s *Slot) Release() {
 	pool := s.pool
 	s.pool = nil
 	if s.working {
-		// Without content there is nothing to learn: the request failed, which
-		// Report says, or its client left.
 		s.working = false
 		s.Endpoint.working.Add(-1)
-		s.adaptive.leave(s.window, time.Now())
+		now := time.Now()
+		if s.kind.Unmeasured {
+			s.adaptive.leave(s.window, now)
+		} else {
+			s.adaptive.abandon(s.kind.Group, s.window, now.Sub(s.began), now)
+		}
 	}
 	s.inFlight.Add(-1)
 	pool.freed()
