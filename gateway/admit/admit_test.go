@@ -605,3 +605,24 @@ func value(t *testing.T, reg *prometheus.Registry, series string) float64 {
 	}
 	return 0
 }
+
+func TestDrainForgetsWhenNobodyWaited(t *testing.T) {
+	var d drain
+	at := time.Unix(1e9, 0)
+	d.begin(at)
+	for range 20 {
+		at = at.Add(10 * time.Millisecond)
+		d.served(at)
+	}
+	// Nobody waits for three seconds; then a zone is lost and many do.
+	at = at.Add(3 * time.Second)
+	d.begin(at)
+	if rate, ok := d.perSecond(at.Add(10 * time.Millisecond)); !ok || rate < 80 || rate > 110 {
+		t.Errorf("rate %v, %v; want about 95 per second, as while they waited", rate, ok)
+	}
+	at = at.Add(time.Minute)
+	d.begin(at)
+	if _, ok := d.perSecond(at.Add(time.Second)); ok {
+		t.Error("a rate of a minute ago still counts")
+	}
+}

@@ -84,18 +84,26 @@ const (
 // first one waits. It is guarded by Controller.mu.
 type drain struct {
 	from time.Time
+	last time.Time // when somebody got a place, or the busy time began
 	n    float64
 }
 
-// begin starts a busy time; one that ended a moment ago goes on.
+// begin starts a busy time; one that ended a moment ago goes on, without the
+// time in which nobody waited: that places were not asked for does not say that
+// there were none.
 func (r *drain) begin(now time.Time) {
-	if now.Sub(r.from) > rateSpan {
+	idle := now.Sub(r.last)
+	r.last = now
+	if idle > rateSpan {
 		r.from, r.n = now, 0
+		return
 	}
+	r.from = r.from.Add(idle)
 }
 
 func (r *drain) served(now time.Time) {
 	r.n++
+	r.last = now
 	if age := now.Sub(r.from); age > rateSpan {
 		r.from, r.n = r.from.Add(age/2), r.n/2
 	}
