@@ -77,7 +77,7 @@ func (s *sink) drop() bool {
 // follow makes up the attempt that the client hears now.
 func (s *sink) follow(up *upstream) {
 	s.mu.Lock()
-	s.x.zone, s.x.endpoint = up.ep.Zone, up.ep.Name
+	s.x.heard(up)
 	if s.held.on {
 		s.held.status, s.held.header = up.resp.StatusCode, up.resp.Header
 	}

@@ -185,4 +185,4 @@ func refusal(err error) (e dify.Error, ok bool) {
 
 // workOver notes the answer's first content: the instance's work before it is
 // over. Failures are quick and say nothing about how long the work takes.
-func (x *exchange) workOver() { x.ticket.Slot.Content(x.status < http.StatusBadRequest) }
+func (x *exchange) workOver() { x.ticket.Slot.Content(x.answered < http.StatusBadRequest) }

@@ -66,6 +66,7 @@ type exchange struct {
 	status   int
 	zone     string // of the instance that answered
 	endpoint string
+	answered int           // the status it answered with
 	ticket   admit.Ticket  // its way to a place at an instance
 	learnt   bool          // the app has a queue of its own, or never gets one
 	sent     int64         // bytes of the answer's body
@@ -167,7 +168,7 @@ func (x *exchange) serve() {
 		x.failErr(err)
 		return
 	}
-	x.zone, x.endpoint = up.ep.Zone, up.ep.Name
+	x.heard(up)
 	if !x.class.Streams() && (up.resp.StatusCode == http.StatusSwitchingProtocols || isEventStream(up.resp.Header)) {
 		x.ticket.Slot.Content(false) // it may be silent for as long as it likes
 	}
@@ -180,6 +181,11 @@ func (x *exchange) serve() {
 		defer up.close()
 		x.serveBody(up)
 	}
+}
+
+// heard notes whose answer the client gets.
+func (x *exchange) heard(up *upstream) {
+	x.zone, x.endpoint, x.answered = up.ep.Zone, up.ep.Name, up.resp.StatusCode
 }
 
 // identify learns from the body, or from the query of a request without one, who

@@ -316,7 +316,7 @@ func (p *pump) restart() (*upstream, dify.Error) {
 func (p *pump) refuse(up *upstream, lost dify.Error) {
 	defer up.close()
 	if p.drop() {
-		p.x.zone, p.x.endpoint = up.ep.Zone, up.ep.Name
+		p.x.heard(up)
 		p.x.serveBody(up)
 		return
 	}
