@@ -245,3 +245,31 @@ func TestWaitingConnectionsAreHungUp(t *testing.T) {
 		t.Fatalf("got %v", err)
 	}
 }
+
+// A header that was held too long is sent by a timer, while the loop waits for
+// the first content; with -race this finds what both touch.
+func TestHeldHeaderGoesOutBeforeContent(t *testing.T) {
+	gone := make(chan struct{})
+	a := newInstance(t, "zone-a", func(w http.ResponseWriter, r *http.Request) {
+		send := emit(w, r)
+		send("event: ping\n\n")
+		select {
+		case <-gone:
+		case <-r.Context().Done():
+			return
+		}
+		send(frame("message", `, "answer": "late"`))
+		send(frame("message_end", ""))
+	})
+	cfg := testConfig(a)
+	cfg.Stream.Hold = 20 * time.Millisecond
+	g := start(t, cfg)
+	resp, err := client(t).Post(g.url+"/v1/chat-messages", "application/json", strings.NewReader(chatBody))
+	if err != nil {
+		t.Fatal(err)
+	}
+	close(gone) // the header is here
+	if status, body, _ := read(t, resp); status != 200 || !strings.Contains(body, "late") {
+		t.Fatalf("%d %q", status, body)
+	}
+}
