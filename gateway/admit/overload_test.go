@@ -121,7 +121,7 @@ func play(t *testing.T, gateways, n int, protected bool, warm, length time.Durat
 				time.Sleep(think)
 				if ctx.Err() == nil {
 					content = time.Since(due)
-					tk.Slot.Endpoint.Observe(content)
+					tk.Slot.Observe(content)
 					tk.Slot.Content(true)
 				}
 				for range 24 {
