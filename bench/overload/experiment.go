@@ -99,8 +99,7 @@ func (x *experiment) start(ctx context.Context, p protection) (*system, error) {
 			return nil, errors.Join(err, s.close())
 		}
 		sim := difysim.DefaultStubConfig()
-		// Long turns: a busy machine's timers are late, and each turn waits for one.
-		sim.CPU.Cost, sim.CPU.FirstShare, sim.CPU.Slice = costPerChat, 0.4, 20*time.Millisecond
+		sim.CPU.Cost, sim.CPU.FirstShare = costPerChat, 0.4
 		sim.Answer = difysim.AnswerConfig{Tokens: 24, TokensPerSecond: 40, FirstTokenDelay: 500 * time.Millisecond}
 		sim.Server.WorkerConnections = 10_000
 		sim.Server.GracefulTimeout = time.Second

@@ -43,8 +43,8 @@ func run(ctx context.Context, args []string) error {
 		return err
 	}
 	x := experiment{
-		instances: 2, gateways: 1, loads: []float64{1, 2, 3, 5, 7, 10},
-		warm: 45 * time.Second, settle: 5 * time.Second, measure: 18 * time.Second,
+		instances: 4, gateways: 1, loads: []float64{1, 2, 3, 5, 7, 10},
+		warm: time.Minute, settle: 5 * time.Second, measure: 20 * time.Second,
 		neighbour: 0.2, flood: 5, neighbourFor: 45 * time.Second,
 	}
 	if *quick {
@@ -101,12 +101,12 @@ func (x *experiment) notes(ours, bare []level, n noise) string {
 	t := fmt.Sprintf(`Offered: 1x is %.0f chats per second, what %d instances with one core can do at 100 ms of it per chat (40 ms before the first
 content); the model thinks for 500 ms on average (log-normal, sigma 0.4) and streams 24 tokens at 40 per second. Open loop, Poisson;
 a client gives up after %v. Good is a chat with its first content within %v of its due time and a complete stream. First content
-counts from the due time, admitted requests only; a client that gave up counts with %v. %d gateways, default settings;
+counts from the due time, admitted requests only; a client that gave up counts with %v. One gateway, default settings;
 "without protection" is overload.adaptive off and no bound on queue and requests in work.
 
 | offered | good/s | refused | late or failed | content p50 | p99 | good/s, unprotected | late or failed | content p50 | p99 |
 |---|---|---|---|---|---|---|---|---|---|
-`, x.capacity(), x.instances, patience, inTime, patience, x.gateways)
+`, x.capacity(), x.instances, patience, inTime, patience)
 	for i, l := range ours {
 		b := bare[i]
 		t += fmt.Sprintf("| %gx | %.1f | %d | %d | %.0f ms | %.0f ms | %.1f | %d | %.0f ms | %.0f ms |\n", l.load, l.goodput(), l.refused, l.late,

@@ -3,6 +3,7 @@ package balance
 import (
 	"cmp"
 	"math"
+	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -55,8 +56,8 @@ const (
 	probeFall = 0.75
 	// verifyFirst and verifyMax are for how many windows in which the limit is
 	// reached a verified base holds; each confirmation doubles it.
-	verifyFirst = 4
-	verifyMax   = 32
+	verifyFirst = 6
+	verifyMax   = 48
 	// aimFactor times the square root of the limit is how many requests are
 	// wanted in the endpoint's own queue: so many that it does not run dry by
 	// chance, not more. dropShare of failed attempts in a window is a sign of
@@ -431,7 +432,7 @@ func (a *adaptive) probed(ratio, sigma float64) {
 		weight, a.holds = 1, 0
 	}
 	a.holds = min(max(2*a.holds, verifyFirst), verifyMax)
-	a.due = a.holds
+	a.due = a.holds + rand.IntN(a.holds/2+1) // not all endpoints at once
 	if atMost > probeNoise {
 		a.learn(weight, true)
 		a.set(a.before.requests)
