@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -17,7 +18,7 @@ func TestOverloadInShort(t *testing.T) {
 	}
 	x := experiment{
 		instances: 2, gateways: 1, loads: []float64{1, 5},
-		warm: 25 * time.Second, settle: 4 * time.Second, measure: 10 * time.Second,
+		warm: 45 * time.Second, settle: 4 * time.Second, measure: 10 * time.Second,
 		neighbour: 0.2, flood: 3, neighbourFor: 15 * time.Second,
 	}
 	var problem string
@@ -33,16 +34,15 @@ func TestOverloadInShort(t *testing.T) {
 func (x *experiment) shortly(t *testing.T) string {
 	t.Helper()
 	lag := watchLag(t.Context())
-	levels, err := x.ramp(t.Context(), protected)
-	if err != nil {
-		t.Fatal(err)
-	}
-	alone, err := x.beside(t.Context(), protected, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	flooded, err := x.beside(t.Context(), protected, x.flood)
-	if err != nil {
+	var levels []level
+	var alone, flooded level
+	errs := make([]error, 3)
+	var wg sync.WaitGroup
+	wg.Go(func() { levels, errs[0] = x.ramp(t.Context(), protected) })
+	wg.Go(func() { alone, errs[1] = x.beside(t.Context(), protected, 0) })
+	wg.Go(func() { flooded, errs[2] = x.beside(t.Context(), protected, x.flood) })
+	wg.Wait()
+	if err := errors.Join(errs...); err != nil {
 		t.Fatal(err)
 	}
 	late := lag()
