@@ -43,7 +43,7 @@ func run(ctx context.Context, args []string) error {
 		return err
 	}
 	x := experiment{
-		instances: 4, gateways: 1, loads: []float64{1, 2, 3, 5, 7, 10},
+		instances: 4, gateways: 1, loads: []float64{1, 2, 3, 5, 10},
 		warm: time.Minute, settle: 5 * time.Second, measure: 20 * time.Second,
 		neighbour: 0.2, flood: 5, neighbourFor: 45 * time.Second,
 	}
