@@ -361,7 +361,8 @@ func TestAdoptionDuringAHandOver(t *testing.T) {
 	if !isOpen(stream) {
 		t.Error("the stream was cut")
 	}
-	ok(t, processes(Mark(dir, "heir"), 3))
+	// A process that has just begun its program has no environment for a moment.
+	eventually.Nil(t, limit, func() error { return processes(Mark(dir, "heir"), 3) })
 	ok(t, os.Remove(slow))
 	eventually.Nil(t, limit, func() error {
 		if c := s.component("heir"); c.PID != next.PID || c.State != topology.Ready {
