@@ -626,3 +626,43 @@ func TestDrainForgetsWhenNobodyWaited(t *testing.T) {
 		t.Error("a rate of a minute ago still counts")
 	}
 }
+
+// TestEmptyQueueRefusesNobody: an old estimate must not keep the queue empty, or
+// nothing would ever correct it.
+func TestEmptyQueueRefusesNobody(t *testing.T) {
+	for _, parked := range []bool{false, true} {
+		t.Run(fmt.Sprintf("parked %v", parked), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				cfg := testConfig()
+				if parked {
+					cfg.Timeout = time.Hour
+				}
+				c := controlled(cfg, map[string]Limits{"a": {}, "p": {MaxInFlight: 1}}, 1, 2)
+				slow, full := ask(t.Context(), c, app(c, "p"), Interactive), (*client)(nil)
+				if parked { // somebody waits all the time, but for his bulkhead
+					full = ask(t.Context(), c, app(c, "p"), Interactive)
+				}
+				held := ask(t.Context(), c, app(c, "a"), Interactive)
+				for range 2 * rateLeast {
+					next := ask(t.Context(), c, app(c, "a"), Interactive)
+					time.Sleep(100 * time.Millisecond)
+					held.close()
+					held = next
+				}
+				time.Sleep(10 * time.Minute) // the places are taken, and nobody asks
+				cfg.Timeout = 5 * time.Second
+				c.Update(cfg, map[string]Limits{"a": {}, "p": {MaxInFlight: 1}})
+				late := ask(t.Context(), c, app(c, "a"), Interactive)
+				if late.refused() != "" {
+					t.Errorf("the first one to wait: %v", late.err)
+				}
+				held.close()
+				slow.close()
+				late.close()
+				if full != nil {
+					full.close()
+				}
+			})
+		})
+	}
+}

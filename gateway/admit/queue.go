@@ -258,11 +258,14 @@ func (c *Controller) join(w *waiter, cfg *Config) *Refused {
 		case cfg.MaxQueue <= 0 || int(c.waiting.Load()) >= total && !c.displace(q, p, now):
 			return c.refuse(q, p, ReasonQueue, now)
 		}
-		if expect, ok := c.expect(q, p, now); ok && !closed && expect > q.patience(cfg, now) {
+		// Whoever is the first to want a place waits: to refuse him as well would
+		// leave nobody from whom to learn how fast places come free.
+		if expect, ok := c.expect(q, p, now); ok && !closed && c.wanted() && expect > q.patience(cfg, now) {
 			return c.refuse(q, p, ReasonWait, now)
 		}
 	}
-	if c.waiting.Add(1) == 1 {
+	c.waiting.Add(1)
+	if !c.wanted() {
 		c.drain.begin(now)
 	}
 	l.length++

@@ -53,9 +53,18 @@ func (c *Controller) refuse(q *appQueue, p Priority, reason string, now time.Tim
 	return &Refused{Reason: reason, RetryAfter: min(after, retryMax)}
 }
 
+// wanted tells whether somebody waits for a place, and not only for a bulkhead.
+// c.mu is held.
+func (c *Controller) wanted() bool {
+	return len(c.lanes[Interactive].queues)+len(c.lanes[Batch].queues) > 0
+}
+
 // expect estimates how long one more request of q would wait. It is false while
 // too little is known. c.mu is held.
 func (c *Controller) expect(q *appQueue, p Priority, now time.Time) (time.Duration, bool) {
+	if !c.wanted() {
+		now = c.drain.last // nobody wants a place, so nobody gets one: that is no slowness
+	}
 	perSecond, ok := c.drain.perSecond(now)
 	if !ok {
 		return 0, false
