@@ -35,7 +35,7 @@ func run(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("overload", flag.ContinueOnError)
 	out := flags.String("o", "bench/results/overload.json", "where the results go; the table goes beside them")
 	plot := flags.String("svg", "docs/images/overload.svg", "where the plot goes; empty is none")
-	quick := flags.Bool("quick", false, "a minute instead of five, and no plot worth showing")
+	quick := flags.Bool("quick", false, "two minutes instead of seven, and figures that say little")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			return nil
@@ -44,7 +44,7 @@ func run(ctx context.Context, args []string) error {
 	}
 	x := experiment{
 		instances: 4, gateways: 1, loads: []float64{1, 2, 3, 5, 10},
-		warm: time.Minute, settle: 5 * time.Second, measure: 20 * time.Second,
+		warm: time.Minute, settle: 5 * time.Second, measure: 40 * time.Second,
 		neighbour: 0.2, flood: 5, neighbourFor: 45 * time.Second,
 	}
 	if *quick {
