@@ -140,7 +140,7 @@ func secretNames() []string {
 	return []string{
 		"postgres-superuser", "postgres-replicator", "postgres-rewind", "postgres-rest",
 		"postgres-dify", "postgres-monitor", "postgres-pgproxy",
-		"redis-admin", "redis-replica", "redis-dify", "redis-monitor", "redis-redisproxy", "redis-gateway", "gateway-admin", "gateway-jobs",
+		"redis-admin", "redis-replica", "redis-dify", "redis-monitor", "redis-redisproxy", "redis-gateway", "gateway-admin", "gateway-jobs", webhookSecret,
 		"milvus-root", "dify-secret-key", "dify-app-key", "dify-workflow-key", "dify-dataset-key",
 	}
 }

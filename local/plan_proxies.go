@@ -175,6 +175,9 @@ func (p *planner) gatewaySettings(cfg *gateway.Config, s spec.Gateway) {
 	if s.Jobs.Enabled {
 		cfg.Jobs.KeyFile = p.secrets.Path("gateway-jobs")
 		cfg.Jobs.Workers, cfg.Jobs.MaxAge, cfg.Jobs.Retention = s.Jobs.Workers, s.Jobs.MaxAge.Std(), s.Jobs.Retention.Std()
+		hooks := &cfg.Jobs.Webhook
+		hooks.Hosts, hooks.AllowHTTP, hooks.AllowNetworks = s.Jobs.Webhooks.Hosts, s.Jobs.Webhooks.AllowHTTP, s.Jobs.Webhooks.AllowNetworks
+		hooks.SecretFile = p.secrets.Path(webhookSecret)
 	}
 }
 

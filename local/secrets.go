@@ -20,6 +20,10 @@ const secretBytes = 24
 // secretDir is where the secrets of a stack lie, under its data directory.
 const secretDir = "secrets"
 
+// webhookSecret signs webhook calls; receivers' libraries want it in the form
+// of the Standard Webhooks specification.
+const webhookSecret = "gateway-webhook"
+
 // Secrets are the generated passwords and keys of a stack, one file each,
 // mode 0600, owned by the account that runs the processes which read them.
 type Secrets struct {
@@ -50,17 +54,24 @@ func (s *Secrets) Ensure(names ...string) error {
 		if !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("look for secret %s: %w", name, err)
 		}
-		random := make([]byte, secretBytes)
-		// Read never fails and always fills the slice.
-		_, _ = rand.Read(random)
-		// The URL alphabet has nothing that a shell, a URL or an INI file reads
-		// as anything but itself.
-		text := base64.RawURLEncoding.EncodeToString(random)
-		if err := process.WriteFile(s.Path(name), []byte(text+"\n"), 0o600, s.owner); err != nil {
+		if err := process.WriteFile(s.Path(name), []byte(newSecret(name)+"\n"), 0o600, s.owner); err != nil {
 			return fmt.Errorf("write secret %s: %w", name, err)
 		}
 	}
 	return nil
+}
+
+// newSecret is a random secret in the form that its readers want.
+func newSecret(name string) string {
+	random := make([]byte, secretBytes)
+	// Read never fails and always fills the slice.
+	_, _ = rand.Read(random)
+	if name == webhookSecret {
+		return "whsec_" + base64.StdEncoding.EncodeToString(random)
+	}
+	// The URL alphabet has nothing that a shell, a URL or an INI file reads
+	// as anything but itself.
+	return base64.RawURLEncoding.EncodeToString(random)
 }
 
 // Read returns the secret called name.

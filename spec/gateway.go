@@ -63,20 +63,6 @@ type Gateway struct {
 	Overload GatewayOverload `yaml:"overload"`
 }
 
-// GatewayJobs sets the async lane.
-type GatewayJobs struct {
-	// Enabled lets callers make jobs; else their preference is ignored and the
-	// call is answered as ever.
-	Enabled bool `yaml:"enabled"`
-	// Workers is how many jobs each gateway runs at a time.
-	Workers int `yaml:"workers" range:"0..1000"`
-	// MaxAge is how long a job may wait for its turn before it is given up.
-	MaxAge Duration `yaml:"maxAge" range:"1s..720h"`
-	// Retention is how long a finished job can be asked for; a failed one stays
-	// in the dead-letter list for seven days.
-	Retention Duration `yaml:"retention" range:"1m..2160h"`
-}
-
 // GatewayHealth is the active check of an api instance.
 type GatewayHealth struct {
 	// Interval between two checks of one instance.
@@ -145,7 +131,7 @@ func defaultGateway() Gateway {
 
 		FirstContentTimeout:    Duration(2 * minute),
 		SerialiseConversations: true,
-		Jobs:                   GatewayJobs{Enabled: true, Workers: 16, MaxAge: Duration(60 * minute), Retention: Duration(24 * 60 * minute)},
+		Jobs:                   defaultGatewayJobs(),
 		Apps:                   []GatewayApp{},
 		Overload:               defaultGatewayOverload(),
 	}

@@ -192,6 +192,7 @@ func (c *checker) gateway() {
 	c.atMost("gateway.ejection.baseTime", g.Ejection.BaseTime, "maxTime", g.Ejection.MaxTime)
 	c.rateLimits()
 	c.gatewayApps()
+	c.gatewayJobs()
 }
 
 // atMost reports a field that exceeds its neighbour.
