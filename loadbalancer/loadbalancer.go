@@ -325,10 +325,12 @@ func (s *service) serve(ctx context.Context, client *net.TCPConn) {
 		r := &relay{client: client, upstream: c.(*net.TCPConn)}
 		nb.add(r)
 		in, out := r.run()
-		nb.remove(r)
-		nb.active.Add(-1)
+		// First the bytes: whoever sees that the connection has ended sees all
+		// that went through it.
 		s.metrics.bytes.WithLabelValues(s.name, "in").Add(float64(in))
 		s.metrics.bytes.WithLabelValues(s.name, "out").Add(float64(out))
+		nb.remove(r)
+		nb.active.Add(-1)
 		return
 	}
 	s.metrics.refused.WithLabelValues(s.name).Inc()
