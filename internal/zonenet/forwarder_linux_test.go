@@ -61,8 +61,9 @@ func startForwarder(tb testing.TB, n *Network, change func(*ForwarderConfig)) *F
 	return f
 }
 
-// roundTrip is the shortest of some echoes from one zone to an address.
-func roundTrip(t *testing.T, n *Network, from, addr string) time.Duration {
+// roundTrip is the shortest of twenty echoes from one zone to an address, or of
+// as many more as a busy machine needs for one that takes less than most.
+func roundTrip(t *testing.T, n *Network, from, addr string, most time.Duration) time.Duration {
 	t.Helper()
 	c, err := dial(n, from, addr, patience)
 	if err != nil {
@@ -70,7 +71,8 @@ func roundTrip(t *testing.T, n *Network, from, addr string) time.Duration {
 	}
 	defer c.Close()
 	best := patience
-	for range 20 {
+	begun := time.Now()
+	for k := 0; k < 20 || best > most && time.Since(begun) < patience; k++ {
 		start := time.Now()
 		if err := ping(c, patience); err != nil {
 			t.Fatal(err)
@@ -96,18 +98,18 @@ func TestDelayBetweenZonesOnly(t *testing.T) {
 	}
 	for _, from := range []string{"", "a", "b", "c"} {
 		for _, to := range []string{"", "a", "b"} {
-			got := roundTrip(t, n, from, address(t, n, to, 1))
-			t.Logf("%q to %q: %v", from, to, got)
 			cross := from != "" && to != "" && from != to
+			most := 15 * time.Millisecond
+			if cross {
+				most += delay
+			}
+			got := roundTrip(t, n, from, address(t, n, to, 1), most)
+			t.Logf("%q to %q: %v", from, to, got)
 			if cross && got < delay {
 				t.Errorf("%s to %s: round trip %v is under %v", from, to, got, delay)
 			}
-			// The best of twenty: a busy machine has no excuse of 15 ms.
-			if cross && got > delay+15*time.Millisecond {
-				t.Errorf("%s to %s: round trip %v, want about %v", from, to, got, delay)
-			}
-			if !cross && got > 15*time.Millisecond {
-				t.Errorf("%q to %q: round trip %v though nothing is to be added", from, to, got)
+			if got > most {
+				t.Errorf("%q to %q: round trip %v, want %v at the most", from, to, got, most)
 			}
 		}
 	}
