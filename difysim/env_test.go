@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -318,6 +319,17 @@ func (s *stream) rest() []map[string]any {
 		}
 		out = append(out, ev)
 	}
+}
+
+// lastOf returns the last event that is no ping: one may still come while the
+// instance ends the stream.
+func lastOf(events []map[string]any) map[string]any {
+	for _, e := range slices.Backward(events) {
+		if e["event"] != "ping" {
+			return e
+		}
+	}
+	return nil
 }
 
 // names returns the events' names with repeats folded.
