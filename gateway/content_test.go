@@ -105,7 +105,7 @@ func TestFirstContentDeadlineEndsWithContent(t *testing.T) {
 	a := newInstance(t, "zone-a", func(w http.ResponseWriter, r *http.Request) {
 		send := emit(w, r)
 		send(frame("message", ""))
-		time.Sleep(3 * limit)
+		time.Sleep(3 * limit) // a model that is slow once it has begun
 		send(frame("message_end", ""))
 	})
 	cfg := testConfig(a)
@@ -186,7 +186,7 @@ func TestHeldHeader(t *testing.T) {
 	t.Run("heartbeats do not open it", func(t *testing.T) {
 		a := newInstance(t, "zone-a", func(w http.ResponseWriter, r *http.Request) {
 			emit(w, r)
-			time.Sleep(300 * time.Millisecond)
+			time.Sleep(300 * time.Millisecond) // time for several heartbeats
 			abort(w)
 		})
 		cfg := held(a)

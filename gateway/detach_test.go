@@ -124,14 +124,14 @@ func TestSlowClientOfAStream(t *testing.T) {
 
 // A client that never reads is given up after writeTimeout.
 func TestClientThatReadsNothing(t *testing.T) {
-	gone := make(chan struct{})
+	gone := make(chan struct{}, 10) // the stop call ends here, too
 	a := newInstance(t, "zone-a", func(w http.ResponseWriter, r *http.Request) {
 		send := emit(w, r)
 		big := frame("message", `, "answer": "`+strings.Repeat("x", 30_000)+`"`)
 		for r.Context().Err() == nil {
 			send(big)
 		}
-		close(gone)
+		gone <- struct{}{}
 	})
 	cfg := testConfig(a)
 	cfg.Limits.WriteTimeout = 200 * time.Millisecond

@@ -510,7 +510,7 @@ func TestSmuggling(t *testing.T) {
 func TestSlowClients(t *testing.T) {
 	a := newInstance(t, "zone-a", say("a"))
 	cfg := testConfig(a)
-	cfg.Limits.HeaderTimeout, cfg.Limits.BodyTimeout = 300*time.Millisecond, 300*time.Millisecond
+	cfg.Limits.HeaderTimeout, cfg.Limits.BodyTimeout = time.Second, 300*time.Millisecond
 	g := start(t, cfg)
 	if got := raw(t, g.addr, "GET /v1/meta HTTP/1.1\r\nHost: x\r\nX-Sl"); strings.Contains(got, "200 OK") {
 		t.Fatalf("an unfinished header got %q", got)
@@ -575,7 +575,8 @@ func TestDrain(t *testing.T) {
 		_, _ = io.WriteString(w, "a")
 	})
 	cfg := testConfig(a)
-	cfg.Drain = Drain{Announce: 300 * time.Millisecond, Timeout: patience}
+	// The load balancer below may pause for as long between its look and its request.
+	cfg.Drain = Drain{Announce: 2 * time.Second, Timeout: patience}
 	g := start(t, cfg)
 	c := client(t)
 	slow := make(chan error, 1)
