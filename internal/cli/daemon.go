@@ -94,7 +94,7 @@ func serve(ctx context.Context, d daemon) error {
 		})
 	}
 	if d.reload != nil {
-		group.Add("reload", func(ctx context.Context) error { return onHangup(ctx, d.log, d.reload) })
+		group.Add("reload", onHangup(d.log, d.reload))
 	}
 	group.Add("handover", func(ctx context.Context) error {
 		err := set.Run(ctx, d.ready)
@@ -148,21 +148,25 @@ func processRegistry() *prometheus.Registry {
 	return reg
 }
 
-// onHangup calls reload at each SIGHUP until ctx ends. A reload that fails
-// leaves everything as it was.
-func onHangup(ctx context.Context, logger *slog.Logger, reload func() error) error {
+// onHangup returns an actor that calls reload at each SIGHUP until its context
+// ends. A reload that fails leaves everything as it was. The signal is taken
+// from now on, not only from when the actor runs: it would end a process that is
+// already ready for everything else.
+func onHangup(logger *slog.Logger, reload func() error) func(context.Context) error {
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)
-	defer signal.Stop(hangup)
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-hangup:
-			if err := reload(); err != nil {
-				logger.Error("configuration not reloaded, the old one stays", "err", err)
-			} else {
-				logger.Info("configuration reloaded")
+	return func(ctx context.Context) error {
+		defer signal.Stop(hangup)
+		for {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-hangup:
+				if err := reload(); err != nil {
+					logger.Error("configuration not reloaded, the old one stays", "err", err)
+				} else {
+					logger.Info("configuration reloaded")
+				}
 			}
 		}
 	}

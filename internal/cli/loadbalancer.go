@@ -47,15 +47,13 @@ func (a *app) runLoadbalancer(ctx context.Context, path string) error {
 		return err
 	}
 	group.Add("loadbalancer", lb.Run)
-	group.Add("reload", func(ctx context.Context) error {
-		return onHangup(ctx, logger, func() error {
-			var next loadbalancer.Config
-			if err := loadConfig(path, &next); err != nil {
-				return err
-			}
-			return lb.Reload(next)
-		})
-	})
+	group.Add("reload", onHangup(logger, func() error {
+		var next loadbalancer.Config
+		if err := loadConfig(path, &next); err != nil {
+			return err
+		}
+		return lb.Reload(next)
+	}))
 	logger.Info("load balancer starts", "services", len(cfg.Services))
 	return group.Run(ctx)
 }

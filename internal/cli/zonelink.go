@@ -49,14 +49,12 @@ func (a *app) runZonelink(ctx context.Context, path string) error {
 		group.Add("control", func(ctx context.Context) error { return admin.Run(ctx, ln) })
 	}
 	group.Add("forwarder", forwarder.Run)
-	group.Add("reload", func(ctx context.Context) error {
-		return onHangup(ctx, logger, func() error {
-			var next zonenet.ForwarderConfig
-			if err := loadConfig(path, &next); err != nil {
-				return err
-			}
-			return forwarder.SetLinks(next.Links)
-		})
-	})
+	group.Add("reload", onHangup(logger, func() error {
+		var next zonenet.ForwarderConfig
+		if err := loadConfig(path, &next); err != nil {
+			return err
+		}
+		return forwarder.SetLinks(next.Links)
+	}))
 	return group.Run(ctx)
 }
