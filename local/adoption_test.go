@@ -22,7 +22,7 @@ func adoptionPlan(dir string) *Plan {
 	unit := func(name string, after ...string) process.Unit {
 		return process.Unit{
 			Name: name, Kind: "k", Zone: "a", After: after,
-			Process: shell(fmt.Sprintf(`echo $$ >>%s/%s.starts; trap 'echo %s >>%s/order; exit 0' TERM; while :; do sleep 0.02; done`, dir, name, name, dir)),
+			Process: shell(fmt.Sprintf(`trap 'echo %[2]s >>%[1]s/order; exit 0' TERM; echo $$ >>%[1]s/%[2]s.starts; while :; do sleep 0.02; done`, dir, name)),
 			Ready: func(context.Context) error {
 				_, err := os.Stat(filepath.Join(dir, name+".starts"))
 				return err

@@ -252,7 +252,7 @@ func TestOrder(t *testing.T) {
 	var j journal
 	release := make(chan struct{})
 	trap := func(name string) *process.Spec {
-		return shell(fmt.Sprintf(`trap 'echo stop %s >>%s/order; exit 0' TERM; while :; do sleep 0.02; done`, name, dir))
+		return shell(fmt.Sprintf(`trap 'echo stop %[1]s >>%[2]s/order; exit 0' TERM; echo >%[2]s/%[1]s.up; while :; do sleep 0.02; done`, name, dir))
 	}
 	unit := func(name string, after ...string) process.Unit {
 		return process.Unit{
@@ -265,6 +265,9 @@ func TestOrder(t *testing.T) {
 					default:
 						return errors.New("held back")
 					}
+				}
+				if _, err := os.Stat(filepath.Join(dir, name+".up")); err != nil {
+					return err // until then a signal would just end it
 				}
 				j.add("ready " + name)
 				return nil
@@ -362,17 +365,23 @@ func TestTaskRetriesAndRunsOnce(t *testing.T) {
 	wantError(t, s.client.Stop(t.Context(), "form"), "form is a task")
 }
 
-func TestStopTimeoutKills(t *testing.T) {
-	dir := newDir(t)
-	stubborn := shell(`trap '' TERM; sleep 1000 & echo up; while :; do sleep 0.02; done`)
-	stubborn.StopTimeout = 100 * time.Millisecond
-	s := run(t, dir, &Plan{Units: []process.Unit{{Name: "stubborn", Process: stubborn, Ready: func(context.Context) error {
-		b, err := TailLog(dir, "stubborn", 1)
+// saidUp is a unit's readiness: it has written something to its log. A shell
+// that sets a trap says so then, since before it a signal would just end it.
+func saidUp(dir, name string) func(context.Context) error {
+	return func(context.Context) error {
+		b, err := TailLog(dir, name, 1)
 		if err == nil && len(b) == 0 {
 			err = errors.New("not up")
 		}
 		return err
-	}}}})
+	}
+}
+
+func TestStopTimeoutKills(t *testing.T) {
+	dir := newDir(t)
+	stubborn := shell(`trap '' TERM; sleep 1000 & echo up; while :; do sleep 0.02; done`)
+	stubborn.StopTimeout = 100 * time.Millisecond
+	s := run(t, dir, &Plan{Units: []process.Unit{{Name: "stubborn", Process: stubborn, Ready: saidUp(dir, "stubborn")}}})
 	s.await(t, "stubborn", topology.Ready)
 	mark := s.byName["stubborn"].mark
 	ok(t, s.client.Down(t.Context(), false))
@@ -456,10 +465,10 @@ func TestStatusStaysTrue(t *testing.T) {
 
 func TestReadyTimeoutNamesTheReason(t *testing.T) {
 	s := run(t, newDir(t), &Plan{Units: []process.Unit{{
-		Name: "slow", Process: shell("exec sleep 1000"), ReadyTimeout: 50 * time.Millisecond,
+		Name: "slow", Process: shell("exec sleep 1000"), ReadyTimeout: 500 * time.Millisecond, // long enough to be asked once
 		Ready: func(context.Context) error { return errors.New("port 1 is closed") },
 	}}})
-	if c := s.await(t, "slow", topology.Failed); c.Reason != "not ready after 50ms: port 1 is closed" {
+	if c := s.await(t, "slow", topology.Failed); c.Reason != "not ready after 500ms: port 1 is closed" {
 		t.Errorf("reason %q", c.Reason)
 	}
 	if st := s.awaitStack(t, topology.Degraded); st.StartSeconds != 0 {
@@ -572,6 +581,7 @@ func TestSetupAndTeardown(t *testing.T) {
 	s := run(t, newDir(t), p)
 	s.awaitStack(t, topology.Ready)
 	ok(t, s.client.Down(t.Context(), false))
+	s.wait(t)
 	if got, want := j.all(), []string{"setup", "unit", "teardown"}; !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}
@@ -584,11 +594,14 @@ func TestSetupAndTeardown(t *testing.T) {
 func TestHurryCutsTheStopShort(t *testing.T) {
 	dir := newDir(t)
 	slow := func() *process.Spec {
-		p := shell(`trap '' TERM; while :; do sleep 0.02; done`)
+		p := shell(`trap '' TERM; echo up; while :; do sleep 0.02; done`)
 		p.StopTimeout = time.Hour
 		return p
 	}
-	s := run(t, dir, &Plan{Units: []process.Unit{{Name: "one", Process: slow()}, {Name: "two", Process: slow(), After: []string{"one"}}}})
+	s := run(t, dir, &Plan{Units: []process.Unit{
+		{Name: "one", Process: slow(), Ready: saidUp(dir, "one")},
+		{Name: "two", Process: slow(), Ready: saidUp(dir, "two"), After: []string{"one"}},
+	}})
 	s.awaitStack(t, topology.Ready)
 	down := make(chan error, 1)
 	go func() { down <- s.client.Down(t.Context(), false) }()
