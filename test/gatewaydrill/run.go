@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"sync"
 	"time"
 
 	"fournines/drill"
@@ -75,39 +74,21 @@ func Run(ctx context.Context, c *Cluster, f Fault, p Plan, repetition int) (*Out
 	if err := c.Start(ctx); err != nil {
 		return nil, err
 	}
-	var (
-		mu      sync.Mutex
-		samples []drill.Sample
-		stall   time.Duration
-		running sync.WaitGroup
-	)
 	load := p.Load
-	load.URL = c.URL()
-	loadCtx, endLoad := context.WithCancel(ctx)
-	defer running.Wait()
-	defer endLoad()
-	running.Go(func() {
-		load.Run(loadCtx, func(s drill.Sample) {
-			mu.Lock()
-			defer mu.Unlock()
-			samples = append(samples, s)
-		})
-	})
-	running.Go(func() { stall = longestStall(loadCtx) })
+	var stall time.Duration
+	rec := c.record(ctx, load, func(ctx context.Context) { stall = longestStall(ctx) })
+	defer rec.end()
 	r := &drill.Report{
 		Version: 1, Drill: f.Name, Target: victim, Repetition: repetition,
 		Load: drill.ReportLoad{RPS: load.Rate, Streams: load.Streams}, Checks: []drill.Check{}, Alerts: []drill.Alert{},
 	}
 	r.Window.Start = time.Now()
 	wait(ctx, load.Ramp+p.Warmup)
-	mu.Lock()
-	for _, s := range samples {
+	for _, s := range rec.after(0) {
 		if s.Err != "" {
-			mu.Unlock()
 			return nil, fmt.Errorf("a %s request failed before the fault: %s %s", s.Class, s.Err, s.Code)
 		}
 	}
-	mu.Unlock()
 
 	var blows []blow
 	r.Window.Fault = time.Now()
@@ -132,14 +113,13 @@ func Run(ctx context.Context, c *Cluster, f Fault, p Plan, repetition int) (*Out
 	}
 	err = c.AwaitReady(ctx)
 	wait(ctx, p.Settle)
-	endLoad()
-	r.Window.End = time.Now()
-	running.Wait()
+	r.Window.End = rec.end()
 	if err := context.Cause(ctx); err != nil {
 		return nil, err
 	}
 	r.SteadyStateRestored = err == nil
 
+	samples := rec.after(0)
 	requests, longest, recovered := load.Measure(samples, p.Slow, r.Window.Fault, r.Window.End)
 	r.Requests, r.LongestOutageMs, r.RecoveryMs = requests, longest.Milliseconds(), recovered.Milliseconds()
 	o := &Outcome{Report: r, StallMs: stall.Milliseconds(), WorstSecond: load.WorstSecond(samples, p.Slow, r.Window.Fault, r.Window.End)}

@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"fournines/drill"
@@ -94,28 +93,11 @@ func Soak(ctx context.Context, c *Cluster, p SoakPlan, say func(string)) (*SoakR
 		return nil, err
 	}
 
-	var (
-		mu      sync.Mutex
-		samples []drill.Sample
-		running sync.WaitGroup
-	)
-	load := p.Load
-	load.URL = c.URL()
-	loadCtx, endLoad := context.WithCancel(ctx)
-	defer running.Wait()
-	defer endLoad()
-	running.Go(func() {
-		load.Run(loadCtx, func(s drill.Sample) {
-			mu.Lock()
-			defer mu.Unlock()
-			samples = append(samples, s)
-		})
-	})
 	begun := time.Now()
 	r := &SoakResult{}
 	var seen []reading
-	var watchErr error
-	running.Go(func() { seen, watchErr = c.watch(loadCtx, watched, begun) })
+	rec := c.record(ctx, p.Load, func(ctx context.Context) { seen = c.watch(ctx, watched, begun) })
+	defer rec.end()
 
 	faults, err := FindFaults(soakFaults)
 	if err != nil {
@@ -142,20 +124,17 @@ func Soak(ctx context.Context, c *Cluster, p SoakPlan, say func(string)) (*SoakR
 		}
 		r.Faults++
 		wait(ctx, time.Until(next))
-		mu.Lock()
-		if text := examples(samples[counted:]); counted < len(samples) && text != "" {
+		fresh := rec.after(counted)
+		if text := examples(fresh); text != "" {
 			r.Failed = append(r.Failed, f.Name+": "+text)
 		}
-		counted = len(samples)
-		mu.Unlock()
+		counted += len(fresh)
 	}
-	endLoad()
-	end := time.Now()
-	running.Wait()
-	if err := errors.Join(context.Cause(ctx), watchErr); err != nil {
+	end := rec.end()
+	if err := context.Cause(ctx); err != nil {
 		return nil, err
 	}
-	r.Requests, _, _ = load.Measure(samples, time.Minute, begun.Add(p.Every), end)
+	r.Requests, _, _ = p.Load.Measure(rec.after(0), time.Minute, begun.Add(p.Every), end)
 	r.Growth = c.compare(seen, end.Sub(begun))
 
 	// What is left when nobody asks any more is what leaked.
@@ -188,14 +167,14 @@ type reading struct {
 }
 
 // watch reads every few seconds until ctx ends.
-func (c *Cluster) watch(ctx context.Context, names []string, begun time.Time) ([]reading, error) {
+func (c *Cluster) watch(ctx context.Context, names []string, begun time.Time) []reading {
 	var out []reading
 	tick := time.NewTicker(2 * time.Second)
 	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			return out, nil
+			return out
 		case <-tick.C:
 		}
 		r := reading{time.Since(begun), map[string]map[string]float64{}}
