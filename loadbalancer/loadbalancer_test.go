@@ -590,7 +590,7 @@ func TestListenIsAllOrNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer taken.Close()
-	free, err := net.Listen("tcp", "127.0.0.1:0")
+	free, err := net.Listen("tcp", anyAddress())
 	if err != nil {
 		t.Fatal(err)
 	}

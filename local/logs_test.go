@@ -1,34 +1,16 @@
 package local
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"os"
 	"strings"
-	"sync"
 	"testing"
 
 	"fournines/internal/eventually"
 	"fournines/internal/process"
+	"fournines/internal/servertest"
 )
-
-type safeBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *safeBuffer) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func (s *safeBuffer) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
-}
 
 func TestFollowLogOverRotations(t *testing.T) {
 	dir := newDir(t)
@@ -47,7 +29,7 @@ func TestFollowLogOverRotations(t *testing.T) {
 		ok(t, err)
 	}
 	write(2000)
-	var out safeBuffer
+	var out servertest.Output
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- FollowLog(ctx, dir, "u", 10, &out) }()

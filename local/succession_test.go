@@ -21,6 +21,7 @@ import (
 	"fournines/internal/eventually"
 	"fournines/internal/handover"
 	"fournines/internal/process"
+	"fournines/internal/servertest"
 	"fournines/topology"
 )
 
@@ -112,14 +113,6 @@ func heirPlan(dir, address string) *Plan {
 	}}}
 }
 
-func heirAddress(t *testing.T) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	ok(t, err)
-	defer ln.Close()
-	return ln.Addr().String()
-}
-
 // visit opens a connection and returns it with the pid of who serves it.
 func visit(address string) (net.Conn, int, error) {
 	c, err := net.DialTimeout("tcp", address, limit)
@@ -137,11 +130,20 @@ func visit(address string) (net.Conn, int, error) {
 	return c, pid, err
 }
 
-// open tells whether the other side has not ended the connection.
-func isOpen(c net.Conn) bool {
-	_ = c.SetReadDeadline(time.Now())
-	_, err := c.Read(make([]byte, 1))
-	return errors.Is(err, os.ErrDeadlineExceeded)
+// isOpen tells whether the other side has neither ended the connection nor
+// written to it. It asks the kernel: Read with a deadline that is over does not
+// look at the connection at all.
+func isOpen(t *testing.T, c net.Conn) bool {
+	t.Helper()
+	ok(t, c.SetReadDeadline(time.Time{}))
+	raw, err := c.(*net.TCPConn).SyscallConn()
+	ok(t, err)
+	var got error
+	ok(t, raw.Read(func(fd uintptr) bool {
+		_, _, got = syscall.Recvfrom(int(fd), make([]byte, 1), syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+		return true
+	}))
+	return errors.Is(got, syscall.EAGAIN)
 }
 
 // visitors connect without a pause until the test stops them, and report what failed.
@@ -170,7 +172,7 @@ func visitors(t *testing.T, address string) (count *atomic.Int64, stop func()) {
 }
 
 func TestRestartWithHandOver(t *testing.T) {
-	dir, address := newDir(t), heirAddress(t)
+	dir, address := newDir(t), servertest.FreeAddress(t)
 	s := run(t, dir, heirPlan(dir, address))
 	ctx := t.Context()
 	s.await(t, "heir", topology.Ready)
@@ -201,7 +203,7 @@ func TestRestartWithHandOver(t *testing.T) {
 	}
 	stop()
 	for i, c := range streams {
-		if !isOpen(c) {
+		if !isOpen(t, c) {
 			t.Errorf("stream %d was cut", i)
 		}
 	}
@@ -231,7 +233,7 @@ func processes(mark string, want int) error {
 }
 
 func TestRestartWhoseSuccessorFails(t *testing.T) {
-	dir, address := newDir(t), heirAddress(t)
+	dir, address := newDir(t), servertest.FreeAddress(t)
 	s := run(t, dir, heirPlan(dir, address))
 	ctx := t.Context()
 	first := s.await(t, "heir", topology.Ready)
@@ -319,7 +321,7 @@ func awaitNextOf(t *testing.T, dir string) process.Identity {
 // A supervisor that dies in the middle of a hand-over, with a process that
 // still ends its streams: the next one finds who is who.
 func TestAdoptionDuringAHandOver(t *testing.T) {
-	dir, address := newDir(t), heirAddress(t)
+	dir, address := newDir(t), servertest.FreeAddress(t)
 	t.Cleanup(func() { _ = process.KillTree(process.Identity{}, Mark(dir, "heir"), limit) })
 	exe, err := os.Executable()
 	ok(t, err)
@@ -358,7 +360,7 @@ func TestAdoptionDuringAHandOver(t *testing.T) {
 	if c := s.await(t, "heir", topology.Ready); c.PID != holder {
 		t.Errorf("adopted %d, want %d", c.PID, holder)
 	}
-	if !isOpen(stream) {
+	if !isOpen(t, stream) {
 		t.Error("the stream was cut")
 	}
 	// A process that has just begun its program has no environment for a moment.
@@ -370,7 +372,7 @@ func TestAdoptionDuringAHandOver(t *testing.T) {
 		}
 		return nil
 	})
-	if !isOpen(stream) {
+	if !isOpen(t, stream) {
 		t.Error("the stream was cut")
 	}
 	ok(t, s.client.Down(t.Context(), false))

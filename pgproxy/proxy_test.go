@@ -435,9 +435,7 @@ func TestClientVanishes(t *testing.T) {
 }
 
 func TestPgbench(t *testing.T) {
-	if _, err := exec.LookPath("pgbench"); err != nil {
-		t.Skip("pgbench is missing")
-	}
+	servertest.Need(t, "pgbench")
 	db := servertest.NewPostgres(t, servertest.PostgresOptions{})
 	r := startProxy(t, func(c *Config) { c.Pool.Size = 4 }, db)
 	bench := func(args ...string) {

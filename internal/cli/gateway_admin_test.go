@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"fournines/internal/eventually"
+	"fournines/internal/servertest"
 )
 
 func TestGatewayAdminCommands(t *testing.T) {
@@ -22,7 +23,7 @@ func TestGatewayAdminCommands(t *testing.T) {
 		return strings.TrimPrefix(srv.URL, "http://")
 	}
 	one, two := backend(), backend()
-	listen, admin := freeAddress(t), freeAddress(t)
+	listen, admin := servertest.FreeAddress(t), servertest.FreeAddress(t)
 	token := filepath.Join(t.TempDir(), "token")
 	if err := os.WriteFile(token, []byte("0123456789abcdef\n"), 0o600); err != nil {
 		t.Fatal(err)
@@ -32,7 +33,7 @@ func TestGatewayAdminCommands(t *testing.T) {
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	var log output
+	var log servertest.Output
 	done := make(chan int, 1)
 	go func() {
 		done <- Main(t.Context(), []string{"gateway", "--zone", "a", "--listen", listen, "--admin-listen", admin, "--admin-token-file", token,
@@ -67,7 +68,7 @@ func TestGatewayAdminCommands(t *testing.T) {
 		{append([]string{"streams"}, at...), 0, "CLASS"},
 		{append([]string{"status", "-o", "json"}, at...), 0, `"lastReloadOk":true`},
 		{append([]string{"reload"}, at...), 1, "started without --config"},
-		{[]string{"status", "--admin", freeAddress(t)}, 1, "connection refused: --admin or --config says"},
+		{[]string{"status", "--admin", servertest.FreeAddress(t)}, 1, "connection refused: --admin or --config says"},
 		{append([]string{"status", "-o", "xml"}, at...), 2, "want table or json"},
 		{append([]string{"undrain"}, at...), 2, "wants the name of one endpoint"},
 	} {

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"fournines/internal/eventually"
+	"fournines/internal/servertest"
 )
 
 func TestGatewayCommandWrongCalls(t *testing.T) {
@@ -57,7 +58,7 @@ func TestGatewayCommandServesReloadsAndStops(t *testing.T) {
 		return srv
 	}
 	one, two := serve("one"), serve("two")
-	listen, admin := freeAddress(t), freeAddress(t)
+	listen, admin := servertest.FreeAddress(t), servertest.FreeAddress(t)
 	file := filepath.Join(t.TempDir(), "gateway.yaml")
 	write := func(upstream string) {
 		t.Helper()
@@ -69,7 +70,7 @@ func TestGatewayCommandServesReloadsAndStops(t *testing.T) {
 	write(strings.TrimPrefix(one.URL, "http://"))
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	var log output
+	var log servertest.Output
 	done := make(chan int, 1)
 	go func() {
 		done <- Main(ctx, []string{"gateway", "--config", file}, strings.NewReader(""), io.Discard, &log)

@@ -18,6 +18,7 @@ import (
 
 	"fournines/internal/eventually"
 	"fournines/internal/handover"
+	"fournines/internal/servertest"
 )
 
 const handoverPatience = time.Minute
@@ -39,13 +40,13 @@ func program(t *testing.T) string {
 // gatewayProcess is one generation of a gateway.
 type gatewayProcess struct {
 	*exec.Cmd
-	log  *output
+	log  *servertest.Output
 	done chan struct{}
 }
 
 func startGateway(t *testing.T, program, config string) *gatewayProcess {
 	t.Helper()
-	p := &gatewayProcess{Cmd: exec.Command(program, "gateway", "--config", config), log: &output{}, done: make(chan struct{})}
+	p := &gatewayProcess{Cmd: exec.Command(program, "gateway", "--config", config), log: &servertest.Output{}, done: make(chan struct{})}
 	p.Stderr = p.log
 	if err := p.Start(); err != nil {
 		t.Fatal(err)
@@ -132,7 +133,7 @@ func TestGatewayRestartsWithoutARefusalOrACut(t *testing.T) {
 	}))
 	defer backend.Close()
 	exe, dir := program(t), t.TempDir()
-	listen, admin := freeAddress(t), freeAddress(t)
+	listen, admin := servertest.FreeAddress(t), servertest.FreeAddress(t)
 	socket := filepath.Join(dir, "handover.sock")
 	write := func(name, upstream string) string {
 		t.Helper()
@@ -238,7 +239,7 @@ func TestGatewayRestartsWithoutARefusalOrACut(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(other, []byte(strings.Replace(string(text), listen, freeAddress(t), 1)), 0o600); err != nil {
+	if err := os.WriteFile(other, []byte(strings.Replace(string(text), listen, servertest.FreeAddress(t), 1)), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for file, says := range map[string]string{bad: "upstreams", other: "an address cannot change"} {
@@ -248,7 +249,7 @@ func TestGatewayRestartsWithoutARefusalOrACut(t *testing.T) {
 			t.Errorf("%s: exit code %d, %s", file, p.ProcessState.ExitCode(), p.log)
 		}
 	}
-	never := startGateway(t, exe, write("never.yaml", freeAddress(t)))
+	never := startGateway(t, exe, write("never.yaml", servertest.FreeAddress(t)))
 	eventually.Nil(t, handoverPatience, func() error {
 		if !strings.Contains(never.log.String(), `"msg":"started"`) {
 			return fmt.Errorf("not started: %s", never.log)

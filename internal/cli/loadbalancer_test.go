@@ -15,12 +15,13 @@ import (
 	"time"
 
 	"fournines/internal/eventually"
+	"fournines/internal/servertest"
 )
 
 // background runs a command until the test ends, which must then succeed.
-func background(t *testing.T, args ...string) (stderr *output) {
+func background(t *testing.T, args ...string) (stderr *servertest.Output) {
 	t.Helper()
-	stderr = &output{}
+	stderr = &servertest.Output{}
 	ctx, cancel := context.WithCancel(context.Background())
 	code := make(chan int, 1)
 	go func() { code <- Main(ctx, args, strings.NewReader(""), io.Discard, stderr) }()
@@ -57,19 +58,8 @@ func greeter(t *testing.T, name string) string {
 	return ln.Addr().String()
 }
 
-// freeAddress is a loopback address with a port that nobody listens on.
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	return ln.Addr().String()
-}
-
 func TestLoadbalancerCommand(t *testing.T) {
-	listen, admin := freeAddress(t), freeAddress(t)
+	listen, admin := servertest.FreeAddress(t), servertest.FreeAddress(t)
 	path := filepath.Join(t.TempDir(), "loadbalancer.yaml")
 	write := func(text string) {
 		t.Helper()

@@ -13,13 +13,13 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"fournines/internal/eventually"
 	"fournines/internal/process"
+	"fournines/internal/servertest"
 	"fournines/local"
 	"fournines/topology"
 )
@@ -64,8 +64,10 @@ func testPlan(_ context.Context, cfg local.PlanConfig) (*local.Plan, error) {
 		p.Units[3].Process = sh("for i in 1 2 3 4 5 6; do echo line $i; done; exit 9")
 		p.Units[3].Ready = func(context.Context) error { return errors.New("does not listen") }
 	case "stubborn":
-		p.Units[0].Process = sh("trap '' TERM; while :; do sleep 0.02; done")
+		armed := filepath.Join(filepath.Dir(dir), "armed") // says that the trap is set
+		p.Units[0].Process = sh("trap '' TERM; echo > " + armed + "; while :; do sleep 0.02; done")
 		p.Units[0].Process.StopTimeout = time.Hour
+		p.Units[0].Ready = func(context.Context) error { _, err := os.Stat(armed); return err }
 	}
 	return p, nil
 }
@@ -200,7 +202,12 @@ func TestStackLifecycle(t *testing.T) {
 	first := s.status(0)
 	s.expect(0, words("up --detach"), "already runs", "ZONE")
 	s.expect(0, words("status"), "The stack is ready")
-	s.expect(0, words("logs -n 1 db-a"), "up\n")
+	eventually.Nil(t, testLimit, func() error { // a shell is ready before it has said anything
+		if out, code := s.run("logs", "-n", "1", "db-a"); code != 0 || !strings.Contains(out, "up\n") {
+			return fmt.Errorf("logs: %d %s", code, out)
+		}
+		return nil
+	})
 	s.expect(0, words("logs -n 1 supervisor"), `"msg":"stack is up"`)
 	s.expect(1, words("logs nobody"), `there is no log of "nobody"; there are api, db-a, db-b, supervisor`)
 
@@ -284,67 +291,43 @@ func TestUpNamesThePortInUse(t *testing.T) {
 	if err := os.WriteFile(file, fmt.Appendf(nil, "local:\n  ports:\n    gateway: %d\n", port), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s.expect(1, []string{"up", "-d", "-f", file}, fmt.Sprintf("port %d on 127.0.0.1 is in use by cli.test (pid %d); stop it or set local.ports.gateway in fournines.yaml", port, os.Getpid()))
+	name, err := os.ReadFile("/proc/self/comm")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.expect(1, []string{"up", "-d", "-f", file}, fmt.Sprintf("port %d on 127.0.0.1 is in use by %s (pid %d); stop it or set local.ports.gateway in fournines.yaml", port, strings.TrimSpace(string(name)), os.Getpid()))
 	_ = ln.Close()
 	// What the failed attempt left behind is no obstacle.
 	s.expect(0, []string{"up", "-d", "-f", file}, "The stack is ready")
 }
 
 // attached starts `up` without --detach and waits until it is attached.
-func (s *testStack) attached() (*exec.Cmd, *output) {
+func (s *testStack) attached() (*exec.Cmd, *servertest.Output) {
 	s.t.Helper()
 	cmd := s.command("up")
-	out := &output{}
+	out := &servertest.Output{}
 	cmd.Stdout, cmd.Stderr = out, out
 	if err := cmd.Start(); err != nil {
 		s.t.Fatal(err)
 	}
 	s.t.Cleanup(func() { _ = cmd.Process.Kill() })
-	out.await(s.t, "Attached")
+	out.Await(s.t, testLimit, "Attached")
 	return cmd, out
-}
-
-// output is a buffer that a command writes to while a test reads it.
-type output struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.b.Write(p)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.b.String()
-}
-
-func (o *output) await(t *testing.T, want string) {
-	t.Helper()
-	eventually.Nil(t, testLimit, func() error {
-		if !strings.Contains(o.String(), want) {
-			return fmt.Errorf("no %q in:\n%s", want, o)
-		}
-		return nil
-	})
 }
 
 func TestAttachedUpShowsChangesAndStopsOnInterrupt(t *testing.T) {
 	s := newTestStack(t, "plain")
 	cmd, out := s.attached()
 	s.expect(0, words("kill db-a"))
-	out.await(t, "db-a  degraded: killed by SIGKILL")
-	out.await(t, "db-a  ready")
+	out.Await(t, testLimit, "db-a  degraded: killed by SIGKILL")
+	out.Await(t, testLimit, "db-a  ready")
 	if err := cmd.Process.Signal(os.Interrupt); err != nil {
 		t.Fatal(err)
 	}
 	if err := cmd.Wait(); err != nil {
 		t.Errorf("up: %v\n%s", err, out)
 	}
-	out.await(t, "Stopped in")
+	out.Await(t, testLimit, "Stopped in")
 	s.status(4)
 }
 
@@ -355,7 +338,7 @@ func TestSecondInterruptKills(t *testing.T) {
 		if err := cmd.Process.Signal(os.Interrupt); err != nil {
 			t.Fatal(err)
 		}
-		out.await(t, want)
+		out.Await(t, testLimit, want)
 	}
 	if err := cmd.Wait(); err != nil {
 		t.Errorf("up: %v\n%s", err, out)

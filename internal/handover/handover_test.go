@@ -17,6 +17,7 @@ import (
 	"go.uber.org/goleak"
 
 	"fournines/internal/eventually"
+	"fournines/internal/servertest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -119,19 +120,9 @@ func says(address, want string) func() error {
 	}
 }
 
-func free(t *testing.T) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	return ln.Addr().String()
-}
-
 func TestNoConnectionIsLostOverManyGenerations(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "h")
-	sockets := []Socket{{"client", free(t)}, {"admin", free(t)}}
+	sockets := []Socket{{"client", servertest.FreeAddress(t)}, {"admin", servertest.FreeAddress(t)}}
 	old := open(t, "g0", path, sockets...)
 	eventually.Nil(t, patience, says(sockets[0].Address, "g0"))
 
@@ -222,7 +213,7 @@ func published(t *testing.T, path string) {
 
 func TestTheHolderGoesOnWhenItsSuccessorFails(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "h")
-	socket := Socket{"client", free(t)}
+	socket := Socket{"client", servertest.FreeAddress(t)}
 	old := open(t, "old", path, socket)
 	published(t, path)
 	for range 3 {
@@ -259,7 +250,7 @@ func TestTheHolderGoesOnWhenItsSuccessorFails(t *testing.T) {
 
 func TestASuccessorGoesOnWhenTheHolderDies(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "h")
-	socket := Socket{"client", free(t)}
+	socket := Socket{"client", servertest.FreeAddress(t)}
 	old := open(t, "old", path, socket)
 	published(t, path)
 	next := open(t, "next", path, socket)
@@ -297,7 +288,7 @@ func TestAHolderThatDiesWhileItIsAsked(t *testing.T) {
 		_ = ln.Close()
 		_ = conn.Close()
 	}()
-	socket := Socket{"client", free(t)}
+	socket := Socket{"client", servertest.FreeAddress(t)}
 	g := open(t, "new", path, socket)
 	<-done
 	if g.Inherited() {
@@ -308,7 +299,7 @@ func TestAHolderThatDiesWhileItIsAsked(t *testing.T) {
 
 func TestWhatIsRefused(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "h")
-	sockets := []Socket{{"client", free(t)}, {"admin", free(t)}}
+	sockets := []Socket{{"client", servertest.FreeAddress(t)}, {"admin", servertest.FreeAddress(t)}}
 	open(t, "old", path, sockets...)
 	published(t, path)
 	for _, tc := range []struct {
@@ -316,9 +307,9 @@ func TestWhatIsRefused(t *testing.T) {
 		want []Socket
 		says string
 	}{
-		{"another address", []Socket{sockets[0], {"admin", free(t)}}, "an address cannot change"},
+		{"another address", []Socket{sockets[0], {"admin", servertest.FreeAddress(t)}}, "an address cannot change"},
 		{"another name", []Socket{sockets[0], {"metrics", sockets[1].Address}}, "is new"},
-		{"one more", append(sockets[:2:2], Socket{"x", free(t)}), "is new"},
+		{"one more", append(sockets[:2:2], Socket{"x", servertest.FreeAddress(t)}), "is new"},
 		{"one less", sockets[:1], "1 listeners are wanted"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -357,7 +348,7 @@ func TestPaths(t *testing.T) {
 		}
 		ln.SetUnlinkOnClose(false)
 		_ = ln.Close()
-		socket := Socket{"client", free(t)}
+		socket := Socket{"client", servertest.FreeAddress(t)}
 		g := open(t, "new", path, socket)
 		eventually.Nil(t, patience, says(socket.Address, "new"))
 		eventually.Nil(t, patience, func() error {
@@ -376,7 +367,7 @@ func TestPaths(t *testing.T) {
 		if err := os.WriteFile(path, []byte("mine"), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		set, err := Open(t.Context(), Options{Path: path}, Socket{"client", free(t)})
+		set, err := Open(t.Context(), Options{Path: path}, Socket{"client", servertest.FreeAddress(t)})
 		if err == nil {
 			err = set.Run(t.Context(), func() error { return nil })
 			_ = set.Close()
@@ -394,7 +385,7 @@ func TestPaths(t *testing.T) {
 			t.Fatal(err)
 		}
 		path := filepath.Join(dir, "h")
-		socket := Socket{"client", free(t)}
+		socket := Socket{"client", servertest.FreeAddress(t)}
 		old := open(t, "old", path, socket)
 		published(t, path)
 		next := open(t, "next", path, socket)
@@ -404,7 +395,7 @@ func TestPaths(t *testing.T) {
 		}
 	})
 	t.Run("none", func(t *testing.T) {
-		socket := Socket{"client", free(t)}
+		socket := Socket{"client", servertest.FreeAddress(t)}
 		g := open(t, "alone", "", socket)
 		eventually.Nil(t, patience, says(socket.Address, "alone"))
 		g.stop()

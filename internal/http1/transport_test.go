@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"fournines/internal/eventually"
+	"fournines/internal/servertest"
 )
 
 // patience bounds every wait: the machine may be busy.
@@ -199,12 +200,7 @@ type neverEnds struct{}
 func (neverEnds) Read(p []byte) (int, error) { return len(p), nil }
 
 func TestFailures(t *testing.T) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	nobody := ln.Addr().String()
-	_ = ln.Close()
+	nobody := servertest.FreeAddress(t)
 	readAndDie := raw(t, func(c *net.TCPConn) { _, _ = http.ReadRequest(bufio.NewReader(c)) })
 	garbage := raw(t, func(c *net.TCPConn) {
 		_, _ = http.ReadRequest(bufio.NewReader(c))
@@ -313,7 +309,24 @@ func TestCancel(t *testing.T) {
 	})
 	cause := errors.New("enough")
 	t.Run("in the body", func(t *testing.T) {
-		for name, how := range map[string]readBody{"read": byRead(64), "each": byEach} {
+		// Both call seen when they have something, so that the end comes while
+		// they wait for more.
+		read := func(b *Body, seen func()) (got string, err error) {
+			buf := make([]byte, 64)
+			for err == nil {
+				var n int
+				n, err = b.Read(buf)
+				if got += string(buf[:n]); n > 0 {
+					seen()
+				}
+			}
+			return got, err
+		}
+		each := func(b *Body, seen func()) (got string, err error) {
+			err = b.Each(func(p []byte) error { got += string(p); seen(); return nil })
+			return got, err
+		}
+		for name, how := range map[string]func(*Body, func()) (string, error){"read": read, "each": each} {
 			t.Run(name, func(t *testing.T) {
 				tr := testTransport(t)
 				ctx, cancel := context.WithCancelCause(testContext(t))
@@ -322,8 +335,7 @@ func TestCancel(t *testing.T) {
 					t.Fatal(err)
 				}
 				<-begun
-				time.AfterFunc(10*time.Millisecond, func() { cancel(cause) })
-				got, err := how(resp.Body.(*Body))
+				got, err := how(resp.Body.(*Body), func() { time.AfterFunc(10*time.Millisecond, func() { cancel(cause) }) })
 				if got != "x" || !errors.Is(err, cause) {
 					t.Fatalf("got %q, %v", got, err)
 				}

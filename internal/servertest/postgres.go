@@ -40,7 +40,8 @@ func PostgresRoles() []string {
 
 // PostgresOptions changes what NewPostgres starts. The zero value is useful.
 type PostgresOptions struct {
-	// Host is the loopback address to listen on; default 127.0.0.1.
+	// Host is the loopback address to listen on; empty means one chosen at
+	// random, so that nobody takes the server's port while it is down.
 	Host string
 	// Settings are added to postgresql.conf.
 	Settings map[string]string
@@ -154,11 +155,11 @@ func (p *Postgres) cloneFrom(primary *Postgres) {
 func newPostgres(tb testing.TB, opts PostgresOptions) *Postgres {
 	tb.Helper()
 	if _, err := os.Stat(filepath.Join(postgresBinDir, "postgres")); err != nil {
-		missingPostgres(tb, "PostgreSQL 15", err)
+		missing(tb, "PostgreSQL 15", err)
 	}
 	p := &Postgres{tb: tb, host: opts.Host, settings: make(map[string]string)}
 	if p.host == "" {
-		p.host = "127.0.0.1"
+		p.host = loopbackHost()
 	}
 	for k, v := range opts.Settings {
 		p.settings[k] = v
@@ -176,7 +177,7 @@ func newPostgres(tb testing.TB, opts PostgresOptions) *Postgres {
 	p.data = filepath.Join(p.dir, "data")
 	if os.Geteuid() == 0 {
 		if p.cred, err = postgresUser(); err != nil {
-			missingPostgres(tb, "a user to run PostgreSQL as", err)
+			missing(tb, "a user to run PostgreSQL as", err)
 		}
 		if err := os.Chown(p.dir, int(p.cred.Uid), int(p.cred.Gid)); err != nil {
 			tb.Fatal(err)
@@ -187,15 +188,6 @@ func newPostgres(tb testing.TB, opts PostgresOptions) *Postgres {
 	}
 	p.port = freePostgresPort(tb, p.host)
 	return p
-}
-
-// missingPostgres skips the test, or fails it when the environment demands servers.
-func missingPostgres(tb testing.TB, what string, err error) {
-	tb.Helper()
-	if os.Getenv("FOURNINES_REQUIRE_SERVERS") == "1" {
-		tb.Fatalf("%s is missing: %v", what, err)
-	}
-	tb.Skipf("%s is missing: %v", what, err)
 }
 
 // postgresUser finds the account that stands in for root, which PostgreSQL refuses.

@@ -427,10 +427,7 @@ func redisBinary(tb testing.TB) string {
 	tb.Helper()
 	path, err := exec.LookPath("redis-server")
 	if err != nil {
-		if os.Getenv("FOURNINES_REQUIRE_SERVERS") == "1" {
-			tb.Fatal("redis-server is not installed; run make setup")
-		}
-		tb.Skip("redis-server is not installed; run make setup")
+		missing(tb, "redis-server", err)
 	}
 	return path
 }

@@ -28,12 +28,18 @@ func Need(tb testing.TB, executables ...string) {
 	tb.Helper()
 	for _, name := range executables {
 		if _, err := exec.LookPath(name); err != nil {
-			if os.Getenv(RequireServers) == "1" {
-				tb.Fatalf("%s is missing (run `make setup`): %v", name, err)
-			}
-			tb.Skipf("%s is missing (run `make setup`): %v", name, err)
+			missing(tb, name, err)
 		}
 	}
+}
+
+// missing skips the test, or fails it where servers are required.
+func missing(tb testing.TB, what string, err error) {
+	tb.Helper()
+	if os.Getenv(RequireServers) == "1" {
+		tb.Fatalf("%s is missing (run `make setup`): %v", what, err)
+	}
+	tb.Skipf("%s is missing (run `make setup`): %v", what, err)
 }
 
 // Owner returns the account that servers run as in tests: the caller's own, or,
@@ -48,7 +54,7 @@ func Owner(tb testing.TB) process.Owner {
 			return owner
 		}
 	}
-	tb.Skip("neither the account fournines nor postgres exists; run `make setup`")
+	missing(tb, "the account fournines or postgres", nil)
 	return process.Owner{}
 }
 

@@ -159,7 +159,7 @@ async function stream(url, leaveAfter) {
   for (;;) {
     const {done, value} = await reader.read();
     if (done) break;
-    pieces++;
+    if (++pieces === 1) fetch("/seen", {method: "POST"});
     rest += value;
     let i;
     while ((i = rest.indexOf("\n\n")) >= 0) {
@@ -190,7 +190,7 @@ func browse(t *testing.T, url string) {
 	t.Helper()
 	servertest.Need(t, "chromium")
 	profile := testDir(t)
-	log := &output{}
+	log := &servertest.Output{}
 	cmd := exec.Command("chromium", "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
 		"--disable-background-networking", "--no-first-run", "--remote-debugging-port=0", "--user-data-dir="+profile, url)
 	cmd.Stdout, cmd.Stderr = log, log
@@ -209,7 +209,7 @@ func browse(t *testing.T, url string) {
 
 func TestBrowser(t *testing.T) {
 	var stopped, canceled atomic.Int64
-	report := make(chan string, 1)
+	report, seen := make(chan string, 1), make(chan struct{}, 10)
 	send := func(w http.ResponseWriter, event, more string) {
 		fmt.Fprintf(w, "data: {\"event\": %q, \"task_id\": \"t1\", \"message_id\": \"m1\"%s}\n\n", event, more)
 		_ = http.NewResponseController(w).Flush()
@@ -224,6 +224,9 @@ func TestBrowser(t *testing.T) {
 			raw, _ := io.ReadAll(r.Body)
 			report <- string(raw)
 			return
+		case r.URL.Path == "/seen":
+			seen <- struct{}{}
+			return
 		case strings.HasSuffix(r.URL.Path, "/stop"):
 			stopped.Add(1)
 			return
@@ -236,7 +239,12 @@ func TestBrowser(t *testing.T) {
 		_, _ = io.WriteString(w, "event: ping\n\n")
 		for _, word := range []string{"Grüße", "你好", "end"} {
 			send(w, "message", `, "answer": "`+word+`"`)
-			time.Sleep(50 * time.Millisecond)
+			if r.Method == http.MethodPost && word == "Grüße" { // the rest when the page has the first piece
+				select {
+				case <-seen:
+				case <-r.Context().Done():
+				}
+			}
 		}
 		switch r.URL.RawQuery {
 		case "broken":

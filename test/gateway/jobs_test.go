@@ -22,13 +22,13 @@ import (
 // killable runs a gateway of the same settings that the test ends with SIGKILL.
 func killable(t *testing.T, settings, instance string) (url, admin string, kill func()) {
 	t.Helper()
-	url, admin = freeAddr(t), freeAddr(t)
+	url, admin = servertest.FreeAddress(t), servertest.FreeAddress(t)
 	file := filepath.Join(t.TempDir(), "gateway.yaml")
 	text := fmt.Sprintf("listen: %s\nadminListen: %s\nhealth: {interval: 200ms, timeout: 5s}\nupstreams: [{address: %q}]\n%s", url, admin, instance, settings)
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	log := &output{}
+	log := &servertest.Output{}
 	cmd := exec.Command(binary, "gateway", "--config", file)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}

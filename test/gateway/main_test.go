@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -16,7 +15,6 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -34,57 +32,18 @@ const patience = 60 * time.Second
 // binary is the program under test.
 var binary string
 
-func TestMain(m *testing.M) { os.Exit(run(m)) }
-
-func run(m *testing.M) int {
-	dir, err := os.MkdirTemp("/tmp", "fournines-test-gateway-")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer os.RemoveAll(dir)
-	binary = filepath.Join(dir, "fournines")
-	if err := servertest.BuildBinary(binary); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	return m.Run()
-}
-
-// output collects what a process writes.
-type output struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.b.Write(p)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.b.String()
+func TestMain(m *testing.M) {
+	os.Exit(servertest.WithBinary(func(path string) int {
+		binary = path
+		return m.Run()
+	}))
 }
 
 // gateway is a running gateway process.
 type gateway struct {
 	addr, url, admin string
 	pid              int
-	log              *output
-}
-
-// freeAddr is an address that nobody listens on.
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	return ln.Addr().String()
+	log              *servertest.Output
 }
 
 // startGateway runs a gateway in front of the instances until the test ends;
@@ -96,7 +55,7 @@ func startGateway(t *testing.T, settings string, instances ...string) *gateway {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	g := &gateway{addr: freeAddr(t), admin: freeAddr(t), log: &output{}}
+	g := &gateway{addr: servertest.FreeAddress(t), admin: servertest.FreeAddress(t), log: &servertest.Output{}}
 	g.url = "http://" + g.addr
 	var cfg strings.Builder
 	fmt.Fprintf(&cfg, "listen: %s\nadminListen: %s\nzone: zone-a\ndrain: {announce: 0s, timeout: 5s}\nhealth: {interval: 200ms, timeout: 5s}\nupstreams:\n", g.addr, g.admin)

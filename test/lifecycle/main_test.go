@@ -45,23 +45,15 @@ func TestMain(m *testing.M) { os.Exit(run(m)) }
 func run(m *testing.M) int {
 	if os.Geteuid() != 0 {
 		fmt.Fprintln(os.Stderr, "skipped: these tests make network namespaces and need root")
-		if os.Getenv("FOURNINES_REQUIRE_SERVERS") != "" {
+		if os.Getenv(servertest.RequireServers) == "1" {
 			return 1
 		}
 		return 0
 	}
-	dir, err := makeDir()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer os.RemoveAll(dir)
-	binary = filepath.Join(dir, "fournines")
-	if err := servertest.BuildBinary(binary); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	return m.Run()
+	return servertest.WithBinary(func(path string) int {
+		binary = path
+		return m.Run()
+	})
 }
 
 // makeDir makes a directory that the accounts of the servers can reach, which
