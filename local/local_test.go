@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -18,6 +19,7 @@ import (
 
 	"fournines/internal/eventually"
 	"fournines/internal/process"
+	"fournines/internal/servertest"
 	"fournines/topology"
 )
 
@@ -71,7 +73,16 @@ func newDir(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = os.RemoveAll(base) })
+	t.Cleanup(func() {
+		if t.Failed() {
+			logs, _ := filepath.Glob(filepath.Join(base, "data", logDir, "*"))
+			for _, path := range logs {
+				text, _ := os.ReadFile(path)
+				t.Logf("%s (end):\n%s", filepath.Base(path), lastLines(text, 20))
+			}
+		}
+		_ = os.RemoveAll(base)
+	})
 	if err := os.Chmod(base, 0o755); err != nil { // other accounts pass through
 		t.Fatal(err)
 	}
@@ -125,7 +136,13 @@ type stack struct {
 
 func run(t *testing.T, dir string, p *Plan, change ...func(*Options)) *stack {
 	t.Helper()
-	o := Options{Plan: p, Dir: dir, MinBackoff: 10 * time.Millisecond, MaxBackoff: 100 * time.Millisecond, FirstPoll: 5 * time.Millisecond, MaxPoll: 50 * time.Millisecond, Recheck: 20 * time.Millisecond}
+	log := &servertest.Output{}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("supervisor:\n%s", log)
+		}
+	})
+	o := Options{Plan: p, Dir: dir, Logger: slog.New(slog.NewTextHandler(log, nil)), MinBackoff: 10 * time.Millisecond, MaxBackoff: 100 * time.Millisecond, FirstPoll: 5 * time.Millisecond, MaxPoll: 50 * time.Millisecond, Recheck: 20 * time.Millisecond}
 	for _, c := range change {
 		c(&o)
 	}

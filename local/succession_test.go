@@ -258,7 +258,7 @@ func TestRestartWhoseSuccessorFails(t *testing.T) {
 	remove = touch("slow")
 	answer := make(chan error, 1)
 	go func() { answer <- s.client.Restart(ctx, "heir") }()
-	next := awaitNextOf(t, dir)
+	next := awaitNextOf(t, dir, first.PID)
 	wantError(t, s.client.Restart(ctx, "heir"), "being restarted already")
 	same()
 	ok(t, process.SignalAll([]process.Identity{next}, syscall.SIGKILL))
@@ -267,7 +267,7 @@ func TestRestartWhoseSuccessorFails(t *testing.T) {
 
 	// A holder that dies while its successor gets ready: the successor goes on.
 	go func() { answer <- s.client.Restart(ctx, "heir") }()
-	next = awaitNextOf(t, dir)
+	next = awaitNextOf(t, dir, first.PID)
 	stop()
 	ok(t, syscall.Kill(first.PID, syscall.SIGKILL))
 	ok(t, <-answer)
@@ -295,14 +295,15 @@ func TestRestartWhoseSuccessorFails(t *testing.T) {
 	// A stop ends a successor too.
 	touch("slow")
 	go func() { answer <- s.client.Restart(ctx, "heir") }()
-	awaitNextOf(t, dir)
+	awaitNextOf(t, dir, s.component("heir").PID)
 	ok(t, s.client.Stop(ctx, "heir"))
 	wantError(t, <-answer, "is being stopped")
 	noneLeft(t, s.byName["heir"].mark)
 }
 
-// awaitNextOf returns the successor that state.json names.
-func awaitNextOf(t *testing.T, dir string) process.Identity {
+// awaitNextOf returns the successor of holder that state.json names. The file
+// may still name the holder itself, from when it was one.
+func awaitNextOf(t *testing.T, dir string, holder int) process.Identity {
 	t.Helper()
 	var next process.Identity
 	eventually.Nil(t, limit, func() error {
@@ -310,7 +311,7 @@ func awaitNextOf(t *testing.T, dir string) process.Identity {
 		if err != nil {
 			return err
 		}
-		if next = st.Units["heir"].Next; !next.Alive() {
+		if next = st.Units["heir"].Next; next.PID == holder || !next.Alive() {
 			return errors.New("no successor")
 		}
 		return nil
@@ -351,7 +352,7 @@ func TestAdoptionDuringAHandOver(t *testing.T) {
 	slow := filepath.Join(dir, "slow")
 	ok(t, os.WriteFile(slow, nil, 0o600))
 	go func() { _ = client.Restart(context.Background(), "heir") }()
-	next := awaitNextOf(t, dir)
+	next := awaitNextOf(t, dir, holder)
 	_ = supervisor.Process.Kill()
 	_ = supervisor.Wait()
 	ok(t, awaitUnlocked(t.Context(), dir))
