@@ -291,7 +291,9 @@ func (g *Gateway) Run(ctx context.Context, listeners ...net.Listener) error {
 		srv.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: g.certificates.get}
 	}
 
-	poolCtx, stopPool := context.WithCancel(base)
+	// Not a child of base: when what is left after the drain is ended, streams must
+	// learn of that, not of the end of the loop that they wait on.
+	poolCtx, stopPool := context.WithCancel(context.WithoutCancel(base))
 	var wg sync.WaitGroup
 	g.runLoops(poolCtx, &wg)
 	if len(listeners) > 0 {
