@@ -7,13 +7,13 @@ package route
 type Target uint8
 
 const (
-	// Primary: only the primary. Whatever is not proved to be a read is here.
+	// Primary is only the primary. Whatever is not proved to be a read is here.
 	Primary Target = iota
-	// Standby: a read. Under READ COMMITTED a standby that is fresh enough may
+	// Standby is a read. Under READ COMMITTED a standby that is fresh enough may
 	// run it, alone or in a transaction that has only read so far; so may the
 	// primary.
 	Standby
-	// Any: it reads no table, so that it makes no difference how fresh the
+	// Any is what reads no table, so that it makes no difference how fresh the
 	// server is ("SELECT 1", SHOW of a tracked setting, BEGIN, COMMIT). It runs
 	// on the server that the transaction is on, or else on any, without asking
 	// for a position first.
