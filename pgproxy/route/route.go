@@ -1,6 +1,8 @@
 // Package route looks at SQL text and says what a connection proxy must know
 // about it: transaction control, tracked settings and session state (Facts),
-// and whether a standby may run it (Router).
+// and whether a standby may run it (Router). The second is an interface so far:
+// Router sends everything to the primary, and of the Facts Scan leaves Isolation,
+// Access, Deferrable, Hint, DDL and Foreign zero.
 package route
 
 // Target says which servers may run a statement. The zero value is Primary.
@@ -159,8 +161,7 @@ type Facts struct {
 	// and Name is RouteSetting.
 	Hint Hint
 	// DDL is set for CREATE, ALTER, DROP and the like: after it has committed,
-	// what is known of functions and relations must be read again
-	// (Catalog.Invalidate).
+	// what is known of functions and relations must be read again.
 	DDL bool
 	// Foreign is set by SET standard_conforming_strings to anything but on: from
 	// then on a quote may end elsewhere than the router thinks, so the session

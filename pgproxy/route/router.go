@@ -23,7 +23,7 @@ func New(catalog Catalog, cfg Config) *Router {
 }
 
 // Route decides about the text of one simple query or one Parse message. The
-// text is not kept.
+// text is not kept. For now no statement is proved to be a read.
 //
 // It does not know the session: a transaction that is on the primary stays
 // there, a pinned session stays on its server, SET TRANSACTION ISOLATION LEVEL
