@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -19,6 +18,7 @@ import (
 	"go.uber.org/goleak"
 
 	"fournines/internal/eventually"
+	"fournines/internal/servertest"
 )
 
 // A pool of the Redis client whose server was away still sleeps for a second
@@ -95,26 +95,9 @@ type running struct {
 	url, addr string
 	reg       *prometheus.Registry
 	cfg       Config
-	logs      *syncBuffer
+	logs      *servertest.Output
 	stop      context.CancelFunc
 	done      chan error
-}
-
-type syncBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *syncBuffer) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func (s *syncBuffer) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
 }
 
 func testConfig(ins ...*instance) Config {
@@ -139,7 +122,7 @@ func start(tb testing.TB, cfg Config) *running {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	r := &running{cfg: cfg, reg: prometheus.NewRegistry(), logs: &syncBuffer{}, done: make(chan error, 1)}
+	r := &running{cfg: cfg, reg: prometheus.NewRegistry(), logs: &servertest.Output{}, done: make(chan error, 1)}
 	r.Gateway, err = New(cfg, slog.New(slog.NewTextHandler(r.logs, &slog.HandlerOptions{Level: slog.LevelDebug})), r.reg)
 	if err != nil {
 		tb.Fatal(err)

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -22,6 +21,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"fournines/internal/eventually"
+	"fournines/internal/servertest"
 	"fournines/topology"
 )
 
@@ -42,7 +42,7 @@ type server struct {
 // anyAddress is a loopback address that nobody else uses, so that a port on it
 // stays free when its listener is closed.
 func anyAddress() string {
-	return fmt.Sprintf("127.%d.%d.%d:0", 20+rand.N(200), rand.N(256), 1+rand.N(254))
+	return net.JoinHostPort(servertest.LoopbackHost(), "0")
 }
 
 func startServer(t testing.TB, name string) *server {

@@ -159,7 +159,7 @@ func newPostgres(tb testing.TB, opts PostgresOptions) *Postgres {
 	}
 	p := &Postgres{tb: tb, host: opts.Host, settings: make(map[string]string)}
 	if p.host == "" {
-		p.host = loopbackHost()
+		p.host = LoopbackHost()
 	}
 	for k, v := range opts.Settings {
 		p.settings[k] = v
@@ -186,7 +186,7 @@ func newPostgres(tb testing.TB, opts PostgresOptions) *Postgres {
 	if err := os.Chmod(p.dir, 0o755); err != nil { //nolint:gosec // the server's own user must reach it
 		tb.Fatal(err)
 	}
-	p.port = freePostgresPort(tb, p.host)
+	p.port = freePort(tb, p.host)
 	return p
 }
 
@@ -208,16 +208,6 @@ func postgresUser() (*syscall.Credential, error) {
 		return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, nil
 	}
 	return nil, errors.Join(errs...)
-}
-
-func freePostgresPort(tb testing.TB, host string) int {
-	tb.Helper()
-	ln, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
-	if err != nil {
-		tb.Fatal(err)
-	}
-	defer ln.Close()
-	return ln.Addr().(*net.TCPAddr).Port
 }
 
 func (p *Postgres) write(path, content string) {

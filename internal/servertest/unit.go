@@ -3,6 +3,7 @@ package servertest
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -49,12 +50,15 @@ func Owner(tb testing.TB) process.Owner {
 	if os.Geteuid() != 0 {
 		return process.Owner{}
 	}
+	var errs []error
 	for _, name := range []string{"fournines", "postgres"} {
-		if owner, err := process.LookupOwner(name); err == nil {
+		owner, err := process.LookupOwner(name)
+		if err == nil {
 			return owner
 		}
+		errs = append(errs, err)
 	}
-	missing(tb, "the account fournines or postgres", nil)
+	missing(tb, "the account fournines or postgres", errors.Join(errs...))
 	return process.Owner{}
 }
 
