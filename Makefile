@@ -6,10 +6,10 @@ TOOLS := $(CURDIR)/.tools
 VERSION := $(shell git describe --always --dirty 2>/dev/null || echo dev)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test setup-lint build up down status test lint check vulncheck licences generate fuzz fuzz-ci setup-bench bench-gateway bench-gateway-micro bench-overload bench-pgproxy bench-redis bench-zones drill-gateway soak soak-gateway accuracy-limits clean
+.PHONY: help setup setup-test setup-lint build up down status test lint check vulncheck licences generate fuzz fuzz-ci setup-bench bench-gateway bench-gateway-micro bench-overload bench-pgproxy-micro bench-redis bench-zones drill-gateway soak soak-gateway accuracy-limits clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-19s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## install the servers that a stack needs (quick when nothing is missing)
 	@scripts/setup.sh
@@ -76,7 +76,7 @@ bench-overload: ## 1 to 10 times the capacity, with overload protection and with
 bench-gateway-micro: ## Go benchmarks of the gateway
 	go test -run '^$$' -bench . -benchmem ./gateway/...
 
-bench-pgproxy: ## statements through pgproxy and direct
+bench-pgproxy-micro: ## Go benchmarks of pgproxy: statements through it and direct
 	go test -run '^$$' -bench . -benchmem ./pgproxy/...
 
 bench-redis: ## commands through redisproxy and direct
