@@ -155,7 +155,7 @@ func TestWrongAnswersDisqualify(t *testing.T) {
 	// through is a proxy that changes the bodies of answers.
 	through := func(change func([]byte) []byte) http.Handler {
 		to := &url.URL{Scheme: "http", Host: b.backends[1].String()}
-		return &httputil.ReverseProxy{
+		proxy := &httputil.ReverseProxy{
 			Rewrite:  func(r *httputil.ProxyRequest) { r.SetURL(to) },
 			ErrorLog: log.New(io.Discard, "", 0), // clients leave in the middle
 			ModifyResponse: func(r *http.Response) error {
@@ -165,6 +165,14 @@ func TestWrongAnswersDisqualify(t *testing.T) {
 				return nil
 			},
 		}
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			// The backend answers before the proxy has looked for the end of the
+			// request's body; the server must not have closed it by then.
+			if err := http.NewResponseController(w).EnableFullDuplex(); err != nil {
+				t.Error(err)
+			}
+			proxy.ServeHTTP(w, r)
+		})
 	}
 	same := func(b []byte) []byte { return b }
 	cut := func(b []byte) []byte {

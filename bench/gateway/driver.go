@@ -88,11 +88,9 @@ func (d *driver) listen(out io.ReadCloser) {
 		if err := json.Unmarshal(lines.Bytes(), &r); err != nil {
 			r = report{State: lines.Text()} // the backend's "ready"
 		}
-		select {
-		case d.reports <- r:
-		case <-d.done:
-			return
-		}
+		// The last report comes from a process that may have ended already: it is
+		// kept all the same. stop takes what nobody waited for.
+		d.reports <- r
 	}
 }
 
