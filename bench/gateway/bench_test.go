@@ -18,10 +18,12 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
 	"fournines/bench/result"
+	"fournines/bench/rig"
 )
 
 // The runner starts its own program as backend and client; here that is the test.
@@ -78,7 +80,7 @@ func TestQuickRun(t *testing.T) {
 	dir := quietPlace(t)
 	file := filepath.Join(dir, "gateway.json")
 	peer := "none"
-	if inPath("nginx") != "" {
+	if rig.InPath("nginx") != "" {
 		peer = "nginx"
 	}
 	var table, progress strings.Builder
@@ -222,7 +224,7 @@ func TestWrongAnswersDisqualify(t *testing.T) {
 			}
 			if err == nil {
 				// It began well; the reason comes later.
-				_, err = d.expect(t.Context(), "never", startTime)
+				_, err = d.expect(t.Context(), "never", 30*time.Second)
 			}
 			if err == nil || !strings.Contains(err.Error(), "disqualified") || !strings.Contains(err.Error(), tc.want) {
 				t.Errorf("got %v, want it to be disqualified for %q", err, tc.want)

@@ -13,6 +13,8 @@ import (
 	"os"
 	"strconv"
 	"time"
+
+	"fournines/bench/rig"
 )
 
 // The runner starts this program again in two roles.
@@ -46,7 +48,7 @@ func runRole(args []string) (isRole bool, err error) {
 
 // driver talks to a backend or client process.
 type driver struct {
-	*child
+	*rig.Process
 	in      *os.File
 	reports chan report
 }
@@ -68,13 +70,13 @@ func startDriver(name, dir string, cpus []int, args ...string) (*driver, error) 
 		return nil, err
 	}
 	defer childOut.Close()
-	p, err := startChild(name, dir, cpus, append([]string{self}, args...), nil, childIn, childOut)
+	p, err := rig.Start(rig.Command{Name: name, Dir: dir, CPUs: cpus, Argv: append([]string{self}, args...), Stdin: childIn, Stdout: childOut})
 	if err != nil {
 		in.Close()
 		out.Close()
 		return nil, err
 	}
-	d := &driver{child: p, in: in, reports: make(chan report, 16)}
+	d := &driver{Process: p, in: in, reports: make(chan report, 16)}
 	go d.listen(out)
 	return d, nil
 }
@@ -102,16 +104,16 @@ func (d *driver) expect(ctx context.Context, state string, limit time.Duration) 
 	case r, ok := <-d.reports:
 		switch {
 		case !ok:
-			<-d.done
-			return r, d.alive()
+			<-d.Done()
+			return r, d.Alive()
 		case r.State == "failed":
 			return r, fmt.Errorf("disqualified: %s", r.Error)
 		case r.State != state:
-			return r, fmt.Errorf("the %s is %q, not %q", d.name, r.State, state)
+			return r, fmt.Errorf("the %s is %q, not %q", d.Name, r.State, state)
 		}
 		return r, nil
 	case <-t.C:
-		return report{}, fmt.Errorf("the %s is not %q after %v", d.name, state, limit)
+		return report{}, fmt.Errorf("the %s is not %q after %v", d.Name, state, limit)
 	case <-ctx.Done():
 		return report{}, context.Cause(ctx)
 	}
@@ -130,7 +132,7 @@ func (d *driver) tell(ctx context.Context, command, state string) (report, error
 // stop ends the process.
 func (d *driver) stop() {
 	d.in.Close()
-	d.child.stop()
+	d.Stop()
 	for range d.reports { // until listen has ended
 	}
 }

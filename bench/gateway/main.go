@@ -13,10 +13,9 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"path/filepath"
-	"slices"
-	"strings"
 	"syscall"
+
+	"fournines/bench/rig"
 )
 
 func main() {
@@ -40,79 +39,15 @@ func realMain() error {
 
 // runCommand is the command without the process around it.
 func runCommand(ctx context.Context, args []string, stdout, stderr io.Writer) error {
-	flags := flag.NewFlagSet("bench-gateway", flag.ContinueOnError)
-	flags.SetOutput(stderr)
-	runs := flags.Int("runs", 0, "rounds, in each of which all contenders take turns (default 5, with -quick 1)")
-	rows := flags.String("rows", "all", "rows to measure, by comma: "+strings.Join(metrics(), ", "))
-	names := flags.String("peers", "all", `peers to compare with, by comma: `+strings.Join(peerNames(), ", ")+`; or "none"`)
-	quick := flags.Bool("quick", false, "small loads and short times: shows that it works, its figures say little")
-	output := flags.String("o", "bench/results/gateway.json", "file of the result; the table goes beside it as .md")
-	program := flags.String("ours", "bin/fournines", "our program")
-	tools := flags.String("tools", ".tools", "directory with the peers that setup-bench has built")
-	if err := flags.Parse(args); err != nil {
-		return err
-	}
-	if flags.NArg() > 0 {
-		return fmt.Errorf("unknown argument %q", flags.Arg(0))
-	}
-	r := &runner{runs: *runs, sizes: fullSizes, rows: metrics(), missing: map[string]string{}, progress: stderr}
-	if *quick {
-		r.sizes = quickSizes
-	}
-	if r.runs == 0 {
-		r.runs = 5
-		if *quick {
-			r.runs = 1
-		}
-	}
-	if r.runs < 1 {
-		return fmt.Errorf("-runs: %d is less than 1", r.runs)
-	}
-	if *rows != "all" {
-		r.rows = strings.Split(*rows, ",")
-		for _, name := range r.rows {
-			if !slices.Contains(metrics(), name) {
-				return fmt.Errorf("-rows: %q is not one of %s", name, strings.Join(metrics(), ", "))
-			}
-		}
-	}
-	path, err := filepath.Abs(*program)
+	o, err := rig.ParseOrder("gateway", args, rig.Metrics(measurements(nil)), rig.PeerNames(peers), stderr)
 	if err != nil {
 		return err
 	}
-	if _, err := os.Stat(path); err != nil {
-		return fmt.Errorf("-ours: %w; build it with make build", err)
-	}
-	r.contenders = []*contender{ours(path)}
-	toolsDir, err := filepath.Abs(*tools)
+	suite, notes, err := run(ctx, o, stderr)
 	if err != nil {
 		return err
 	}
-	wanted := peerNames()
-	switch *names {
-	case "all":
-	case "none", "":
-		wanted = nil
-	default:
-		wanted = strings.Split(*names, ",")
-	}
-	for _, name := range wanted {
-		if !slices.Contains(peerNames(), name) {
-			return fmt.Errorf("-peers: %q is not one of %s", name, strings.Join(peerNames(), ", "))
-		}
-		c, err := findPeer(ctx, name, toolsDir)
-		if err != nil {
-			r.missing[name] = err.Error()
-			fmt.Fprintf(stderr, "%s takes no part: %v\n", name, err)
-			continue
-		}
-		r.contenders = append(r.contenders, c)
-	}
-	suite, notes, err := r.run(ctx)
-	if err != nil {
-		return err
-	}
-	if err := suite.Write(*output, notes); err != nil {
+	if err := suite.Write(o.Output, notes); err != nil {
 		return err
 	}
 	fmt.Fprint(stdout, suite.Markdown(), "\n", notes)

@@ -10,8 +10,9 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"syscall"
 	"time"
+
+	"fournines/bench/rig"
 )
 
 // sizes are how much load each measurement makes.
@@ -29,19 +30,6 @@ var (
 	quickSizes = sizes{connections: 16, churn: 8, streams: 100, rate: 20, idle: 300, warm: 200 * time.Millisecond, window: 600 * time.Millisecond}
 )
 
-// sample is what one measurement of one contender gave.
-type sample struct {
-	values map[string]float64 // by metric; direct has p99 in ms instead
-	// busy are the shares of one processor that contender and load used.
-	busy, loadBusy float64
-	// othersBusy is what everything else on the machine used meanwhile.
-	othersBusy float64
-	rate       float64 // answers or events a second
-	bunched    float64 // share of events that came together with an earlier one
-}
-
-const keyP99 = "p99"
-
 // bench is one run's processes and files.
 type bench struct {
 	dir      string
@@ -50,25 +38,19 @@ type bench struct {
 	loadCPU  []int
 	backends []netip.AddrPort
 	backend  *driver
-	taken    map[uint16]bool
+	taken    rig.Addresses
 	number   int // of measurements, to name their directories
 	limit    uint64
 }
 
 // newBench starts the backend.
 func newBench(ctx context.Context, sizes sizes) (*bench, error) {
-	b := &bench{sizes: sizes, taken: map[uint16]bool{}}
-	var files syscall.Rlimit
-	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files); err != nil {
-		return nil, fmt.Errorf("read the limit of open files: %w", err)
+	b := &bench{sizes: sizes}
+	var err error
+	if b.limit, err = rig.RaiseFileLimit(); err != nil {
+		return nil, err
 	}
-	// Set, not only read: then processes that we start inherit it.
-	files.Cur = files.Max
-	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &files); err != nil {
-		return nil, fmt.Errorf("raise the limit of open files: %w", err)
-	}
-	b.limit = min(files.Cur, 100_000)
-	cpus, err := processors()
+	cpus, err := rig.Processors()
 	if err != nil {
 		return nil, err
 	}
@@ -80,7 +62,7 @@ func newBench(ctx context.Context, sizes sizes) (*bench, error) {
 	}
 	args := []string{roleBackend}
 	for range 2 {
-		a, err := freeAddress(b.taken)
+		a, err := b.taken.Free()
 		if err != nil {
 			return nil, errors.Join(err, b.close())
 		}
@@ -118,9 +100,9 @@ func (b *bench) client(ctx context.Context, kind string, to netip.AddrPort, conn
 }
 
 // with runs f with a contender that has just been started.
-func (b *bench) with(ctx context.Context, c *contender, f func(p *child, at netip.AddrPort) (*sample, error)) (*sample, error) {
+func (b *bench) with(ctx context.Context, c *rig.Contender, f func(p *rig.Process, at netip.AddrPort) (*rig.Sample, error)) (*rig.Sample, error) {
 	b.number++
-	dir := filepath.Join(b.dir, fmt.Sprintf("%d-%s", b.number, c.name))
+	dir := filepath.Join(b.dir, fmt.Sprintf("%d-%s", b.number, c.Name))
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return nil, err
 	}
@@ -128,20 +110,23 @@ func (b *bench) with(ctx context.Context, c *contender, f func(p *child, at neti
 	// Its own set of ports each time: the last one's may be in TIME_WAIT.
 	s := settings{Backends: b.backends, Root: os.Getuid() == 0, Descriptors: b.limit}
 	var err error
-	if s.Listen, err = freeAddress(b.taken); err != nil {
+	if s.Listen, err = b.taken.Free(); err != nil {
 		return nil, err
 	}
-	if s.Admin, err = freeAddress(b.taken); err != nil {
+	if s.Admin, err = b.taken.Free(); err != nil {
 		return nil, err
 	}
-	p, err := c.start(ctx, dir, b.proxyCPU, s)
+	p, err := c.Start(dir, b.proxyCPU, peerFiles, s)
 	if err != nil {
 		return nil, err
 	}
-	defer p.stop()
+	defer p.Stop()
+	if err := serves(ctx, p, s.Listen); err != nil {
+		return nil, err
+	}
 	got, err := f(p, s.Listen)
 	if err != nil {
-		if ended := p.alive(); ended != nil {
+		if ended := p.Alive(); ended != nil {
 			err = ended
 		}
 		return nil, err
@@ -150,24 +135,24 @@ func (b *bench) with(ctx context.Context, c *contender, f func(p *child, at neti
 }
 
 // requests measures plain requests, over kept connections or over new ones.
-func (b *bench) requests(ctx context.Context, c *contender, kind, metric string, connections int) (*sample, error) {
-	return b.with(ctx, c, func(p *child, at netip.AddrPort) (*sample, error) {
-		return b.load(ctx, p, kind, at, connections, 0, func(s *sample, r report, cpu time.Duration) {
-			s.values[metric] = float64(r.Count) / cpu.Seconds()
+func (b *bench) requests(ctx context.Context, c *rig.Contender, kind, metric string, connections int) (*rig.Sample, error) {
+	return b.with(ctx, c, func(p *rig.Process, at netip.AddrPort) (*rig.Sample, error) {
+		return b.load(ctx, p, kind, at, connections, 0, func(s *rig.Sample, r report, cpu time.Duration) {
+			s.Values[metric] = float64(r.Count) / cpu.Seconds()
 		})
 	})
 }
 
 // events measures streams that speak. A nil contender is the backend itself.
-func (b *bench) events(ctx context.Context, c *contender) (*sample, error) {
-	measure := func(p *child, at netip.AddrPort) (*sample, error) {
-		return b.load(ctx, p, kindStreams, at, b.sizes.streams, b.sizes.rate, func(s *sample, r report, cpu time.Duration) {
-			s.values[metricCPUPerEvent] = float64(cpu.Microseconds()) / float64(r.Count)
-			s.values[keyP99] = float64(r.P99) / 1e6
+func (b *bench) events(ctx context.Context, c *rig.Contender) (*rig.Sample, error) {
+	measure := func(p *rig.Process, at netip.AddrPort) (*rig.Sample, error) {
+		return b.load(ctx, p, kindStreams, at, b.sizes.streams, b.sizes.rate, func(s *rig.Sample, r report, cpu time.Duration) {
+			s.Values[metricCPUPerEvent] = float64(cpu.Microseconds()) / float64(r.Count)
+			s.P99 = float64(r.P99) / 1e6
 		})
 	}
 	if c == nil {
-		return measure(b.backend.child, b.backends[0])
+		return measure(b.backend.Process, b.backends[0])
 	}
 	return b.with(ctx, c, measure)
 }
@@ -179,41 +164,37 @@ const (
 )
 
 // load lets a client work through p for the window.
-func (b *bench) load(ctx context.Context, p *child, kind string, at netip.AddrPort, connections, rate int, result func(*sample, report, time.Duration)) (*sample, error) {
+func (b *bench) load(ctx context.Context, p *rig.Process, kind string, at netip.AddrPort, connections, rate int, result func(*rig.Sample, report, time.Duration)) (*rig.Sample, error) {
 	d, err := b.client(ctx, kind, at, connections, rate)
 	if err != nil {
 		return nil, err
 	}
 	defer d.stop()
-	if err := p.pause(ctx, b.sizes.warm); err != nil {
+	if err := p.Pause(ctx, b.sizes.warm); err != nil {
 		return nil, err
 	}
-	pids, err := descendants(p.pid())
-	if err != nil {
-		return nil, err
-	}
-	loaders := []int{b.backend.pid(), d.pid()}
+	loaders := []int{b.backend.PID(), d.PID()}
 	if _, err := d.tell(ctx, "begin", "begun"); err != nil {
 		return nil, err
 	}
-	before, err := cpuOf(pids)
+	before, err := rig.CPUOf(p.PID())
 	if err != nil {
 		return nil, err
 	}
-	loadBefore, err := cpuOf(loaders)
+	loadBefore, err := rig.CPUOf(loaders...)
 	if err != nil {
 		return nil, err
 	}
-	allBefore, err := machineCPU()
+	allBefore, err := rig.MachineCPU()
 	if err != nil {
 		return nil, err
 	}
 	// On a busy machine it takes longer until there is enough to measure.
 	for range maxWindows {
-		if err := p.pause(ctx, b.sizes.window); err != nil {
+		if err := p.Pause(ctx, b.sizes.window); err != nil {
 			return nil, err
 		}
-		if so, err := cpuOf(pids); err != nil || so.cpu-before.cpu >= b.sizes.window/minShare {
+		if so, err := rig.CPUOf(p.PID()); err != nil || so.CPU-before.CPU >= b.sizes.window/minShare {
 			break
 		}
 	}
@@ -221,51 +202,51 @@ func (b *bench) load(ctx context.Context, p *child, kind string, at netip.AddrPo
 	if err != nil {
 		return nil, err
 	}
-	after, err := cpuOf(pids)
+	after, err := rig.CPUOf(p.PID())
 	if err != nil {
 		return nil, err
 	}
-	loadAfter, err := cpuOf(loaders)
+	loadAfter, err := rig.CPUOf(loaders...)
 	if err != nil {
 		return nil, err
 	}
-	allAfter, err := machineCPU()
+	allAfter, err := rig.MachineCPU()
 	if err != nil {
 		return nil, err
 	}
-	if r.Count == 0 || after.cpu == before.cpu {
-		return nil, fmt.Errorf("%d answers with %v of processor time: too little to measure", r.Count, after.cpu-before.cpu)
+	if r.Count == 0 || after.CPU == before.CPU {
+		return nil, fmt.Errorf("%d answers with %v of processor time: too little to measure", r.Count, after.CPU-before.CPU)
 	}
-	wall := after.at.Sub(before.at).Seconds()
-	s := &sample{
-		values: map[string]float64{},
-		busy:   (after.cpu - before.cpu).Seconds() / wall, loadBusy: (loadAfter.cpu - loadBefore.cpu).Seconds() / wall,
-		rate: float64(r.Count) / wall, bunched: float64(r.Bunched) / float64(r.Count),
+	wall := after.At.Sub(before.At).Seconds()
+	s := &rig.Sample{
+		Values: map[string]float64{},
+		Busy:   (after.CPU - before.CPU).Seconds() / wall, LoadBusy: (loadAfter.CPU - loadBefore.CPU).Seconds() / wall,
+		Rate: float64(r.Count) / wall, Bunched: float64(r.Bunched) / float64(r.Count),
 	}
-	s.othersBusy = max(0, (allAfter-allBefore).Seconds()/wall-s.loadBusy)
-	if p != b.backend.child {
-		s.othersBusy = max(0, s.othersBusy-s.busy)
+	s.OthersBusy = max(0, (allAfter-allBefore).Seconds()/wall-s.LoadBusy)
+	if p != b.backend.Process {
+		s.OthersBusy = max(0, s.OthersBusy-s.Busy)
 	}
-	result(s, r, after.cpu-before.cpu)
+	result(s, r, after.CPU-before.CPU)
 	return s, nil
 }
 
 // idle measures the memory of streams that are silent.
-func (b *bench) idle(ctx context.Context, c *contender) (*sample, error) {
-	return b.with(ctx, c, func(p *child, at netip.AddrPort) (*sample, error) {
+func (b *bench) idle(ctx context.Context, c *rig.Contender) (*rig.Sample, error) {
+	return b.with(ctx, c, func(p *rig.Process, at netip.AddrPort) (*rig.Sample, error) {
 		// First what is used once only: code, pools, the first of everything.
 		for _, kind := range []string{kindRequests, kindStreams} {
 			d, err := b.client(ctx, kind, at, 32, 0)
 			if err != nil {
 				return nil, err
 			}
-			err = p.pause(ctx, b.sizes.warm/2)
+			err = p.Pause(ctx, b.sizes.warm/2)
 			d.stop()
 			if err != nil {
 				return nil, err
 			}
 		}
-		before, err := b.settledRSS(ctx, p)
+		before, err := p.Memory(ctx)
 		if err != nil {
 			return nil, err
 		}
@@ -274,7 +255,7 @@ func (b *bench) idle(ctx context.Context, c *contender) (*sample, error) {
 			return nil, err
 		}
 		defer d.stop()
-		after, err := b.settledRSS(ctx, p)
+		after, err := p.Memory(ctx)
 		if err != nil {
 			return nil, err
 		}
@@ -285,38 +266,6 @@ func (b *bench) idle(ctx context.Context, c *contender) (*sample, error) {
 		if r.Open != b.sizes.idle {
 			return nil, fmt.Errorf("%d of %d streams are left", r.Open, b.sizes.idle)
 		}
-		return &sample{values: map[string]float64{metricIdle: float64(after-before) / 1024 / float64(b.sizes.idle)}}, nil
+		return &rig.Sample{Values: map[string]float64{metricIdle: float64(after-before) / 1024 / float64(b.sizes.idle)}}, nil
 	})
-}
-
-// settledRSS reads the memory of p when it has stopped to change: four readings
-// a quarter of a second apart within half a percent, or the last of eight seconds.
-func (b *bench) settledRSS(ctx context.Context, p *child) (int64, error) {
-	var last [4]int64
-	for n := range 32 {
-		pids, err := descendants(p.pid())
-		if err != nil {
-			return 0, err
-		}
-		rss, err := rssOf(pids)
-		if err != nil {
-			return 0, err
-		}
-		last[n%len(last)] = rss
-		low, high := rss, rss
-		for _, v := range last {
-			low, high = min(low, v), max(high, v)
-		}
-		if float64(high-low) < 0.005*float64(high) {
-			break
-		}
-		if err := p.pause(ctx, 250*time.Millisecond); err != nil {
-			return 0, err
-		}
-	}
-	pids, err := descendants(p.pid())
-	if err != nil {
-		return 0, err
-	}
-	return rssOf(pids)
 }

@@ -47,7 +47,7 @@ func packages(t *testing.T) []goPackage {
 // subpackages.
 var layers = [][]string{
 	{"spec", "topology", "internal/strictyaml"},
-	{"internal/", "component/internal/", "bench/result"},
+	{"internal/", "component/internal/", "bench/result", "bench/rig"},
 	{"gateway", "pgproxy", "redisproxy", "loadbalancer", "difysim", "component/", "observe", "backup", "audit"},
 	{"local", "drill", "console"},
 	{"internal/cli"},
