@@ -18,6 +18,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"fournines/gateway/balance"
+	"fournines/internal/adminhttp"
 )
 
 // Admin sets the admin API on adminListen, beside /metrics, /livez and /readyz.
@@ -30,43 +31,16 @@ type Admin struct {
 	TokenFile string `yaml:"tokenFile"`
 }
 
-// minToken is the least length of a token.
-const minToken = 16
-
 func (a *Admin) validate(listen string, bad func(field, format string, args ...any)) {
 	if listen == "" || !a.API || a.TokenFile != "" {
 		return
 	}
-	host, _, err := net.SplitHostPort(listen)
-	if err != nil {
+	if _, _, err := net.SplitHostPort(listen); err != nil {
 		return // said elsewhere
 	}
-	if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
+	if !adminhttp.Loopback(listen) {
 		bad("admin.tokenFile", "needed because other machines can reach adminListen %q; or set admin.api: false, or listen on a loopback address", listen)
 	}
-}
-
-// readToken returns "" without a file.
-func (a *Admin) readToken() (string, error) {
-	if a.TokenFile == "" {
-		return "", nil
-	}
-	st, err := os.Stat(a.TokenFile)
-	if err != nil {
-		return "", fmt.Errorf("admin.tokenFile: %w", err)
-	}
-	if st.Mode().Perm()&0o037 != 0 {
-		return "", fmt.Errorf("admin.tokenFile: %s has mode %#o; others must not read it: chmod 600", a.TokenFile, st.Mode().Perm())
-	}
-	text, err := os.ReadFile(a.TokenFile)
-	if err != nil {
-		return "", fmt.Errorf("admin.tokenFile: %w", err)
-	}
-	token := strings.TrimSpace(string(text))
-	if len(token) < minToken {
-		return "", fmt.Errorf("admin.tokenFile: the token in %s has fewer than %d characters", a.TokenFile, minToken)
-	}
-	return token, nil
 }
 
 // AdminToken is what callers of the admin API must send, "" for nothing.

@@ -25,6 +25,7 @@ import (
 	"fournines/gateway/conversation"
 	"fournines/gateway/jobs"
 	"fournines/gateway/limit"
+	"fournines/internal/adminhttp"
 	"fournines/internal/http1"
 )
 
@@ -149,8 +150,8 @@ func newSettings(cfg Config) (*settings, error) {
 		set.keyPair = pair
 	}
 	var err error
-	if set.adminToken, err = cfg.Admin.readToken(); err != nil {
-		return nil, err
+	if set.adminToken, err = adminhttp.ReadToken(cfg.Admin.TokenFile); err != nil {
+		return nil, fmt.Errorf("admin.tokenFile: %w", err)
 	}
 	if _, err := cfg.Tracing.readHeaders(); err != nil {
 		return nil, err

@@ -139,7 +139,7 @@ func (p *planner) teardown(ctx context.Context) error {
 func secretNames() []string {
 	return []string{
 		"postgres-superuser", "postgres-replicator", "postgres-rewind", "postgres-rest",
-		"postgres-dify", "postgres-monitor", "postgres-pgproxy",
+		"postgres-dify", "postgres-monitor", "postgres-pgproxy", "pgproxy-admin",
 		"redis-admin", "redis-replica", "redis-dify", "redis-monitor", "redis-redisproxy", "redis-gateway", "gateway-admin", "gateway-jobs", webhookSecret,
 		"milvus-root", "dify-secret-key", "dify-app-key", "dify-workflow-key", "dify-dataset-key",
 	}

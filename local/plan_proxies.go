@@ -60,6 +60,7 @@ func (p *planner) addPGProxy(zone string) error {
 	}
 	cfg.Users = []pgproxy.User{{Name: "dify", PasswordFile: p.secrets.Path("postgres-dify")}}
 	cfg.Probe.PasswordFile = p.secrets.Path("postgres-pgproxy")
+	cfg.Admin.TokenFile = p.secrets.Path("pgproxy-admin")
 	cfg.Pool.Size, cfg.Pool.MaxClientConnections = s.PoolSize, s.MaxClientConnections
 	cfg.Hold.Timeout, cfg.Hold.Max = s.HoldTimeout.Std(), s.HoldQueue
 	cfg.DrainTimeout = 10 * time.Second

@@ -6,8 +6,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
-
-	"fournines/pgproxy/primary"
 )
 
 // retryPause is how long to wait before the same primary is dialled again
@@ -22,9 +20,12 @@ func (p *Proxy) acquire(s *session) (*server, error) {
 	defer w.end(p)
 	cfg := &p.live.Load().cfg
 	for {
+		if err := p.passGate(s, &w); err != nil {
+			return nil, err
+		}
 		v := p.tracker.View()
 		if v.Primary == nil {
-			if err := p.hold(s, &w, v, false); err != nil {
+			if err := p.hold(s, &w, v.Changed, noPrimary, holdLook); err != nil {
 				return nil, err
 			}
 			continue
@@ -41,6 +42,10 @@ func (p *Proxy) acquire(s *session) (*server, error) {
 				s.pool.Remove(srv)
 				continue
 			}
+			if p.gates.at(s.database) != nil { // closed since it was passed
+				srv.release()
+				continue
+			}
 			return p.check(s, &w, srv)
 		}
 		if v = p.tracker.View(); v.Primary == nil {
@@ -48,6 +53,10 @@ func (p *Proxy) acquire(s *session) (*server, error) {
 			continue
 		}
 		if srv, err = p.dial(s.ctx, v.Primary, s); err == nil {
+			if p.gates.at(s.database) != nil {
+				srv.release()
+				continue
+			}
 			return p.check(s, &w, srv)
 		}
 		s.pool.Cancel()
@@ -61,7 +70,7 @@ func (p *Proxy) acquire(s *session) (*server, error) {
 		}
 		p.log.Debug("cannot connect to the primary", "server", v.Primary.Endpoint.Name, "err", err)
 		p.tracker.Kick(v.Primary.Endpoint.Address)
-		if err := p.hold(s, &w, v, true); err != nil {
+		if err := p.hold(s, &w, v.Changed, noPrimary, retryPause); err != nil {
 			return nil, err
 		}
 	}
@@ -115,32 +124,34 @@ func (p *Proxy) queue(s *session, w *waiter, limit time.Duration) (*server, bool
 	})
 }
 
-// hold waits until the primary changes, or for a short pause when retry is
-// set, within the limits of the hold. First come is first woken; the pool's
-// queue keeps order from there.
-func (p *Proxy) hold(s *session, w *waiter, v *primary.View, retry bool) error {
+// noPrimary is why most clients are held.
+const noPrimary = "no writable primary"
+
+// holdLook is how often a client that is held is looked at: it may have left.
+const holdLook = time.Second
+
+// hold waits until changed is closed, but not longer than pause, within the
+// limits of the hold. why is what a client is told when they are reached. First
+// come is first woken; the pool's queue keeps order from there.
+func (p *Proxy) hold(s *session, w *waiter, changed <-chan struct{}, why string, pause time.Duration) error {
 	cfg := p.live.Load().cfg.Hold
 	w.start()
 	if !w.held {
 		if p.held.Add(1) > int64(cfg.Max) {
 			p.held.Add(-1)
-			return newError("ERROR", codeNoPrimary, "no writable primary, and too many clients wait for one; nothing was executed")
+			return newError("ERROR", codeNoPrimary, "%s, and too many clients wait already; nothing was executed", why)
 		}
 		w.held = true
 		p.metrics.holds.Add(1)
 	}
 	left := cfg.Timeout - time.Since(w.since)
 	if left <= 0 {
-		return newError("ERROR", codeNoPrimary, "no writable primary within %v; nothing was executed", cfg.Timeout)
+		return newError("ERROR", codeNoPrimary, "%s for %v; nothing was executed", why, cfg.Timeout)
 	}
-	pause := min(left, time.Second) // then the client is looked at
-	if retry {
-		pause = min(left, retryPause)
-	}
-	timer := time.NewTimer(pause)
+	timer := time.NewTimer(min(left, pause))
 	defer timer.Stop()
 	select {
-	case <-v.Changed:
+	case <-changed:
 	case <-timer.C:
 		if hungUp(s.conn) {
 			return errBye

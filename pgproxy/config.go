@@ -24,8 +24,11 @@ const (
 type Config struct {
 	// Listen is the host:port that clients connect to. Required by the CLI.
 	Listen string `yaml:"listen"`
-	// AdminListen is the host:port of /metrics, /livez and /readyz; empty is none.
+	// AdminListen is the host:port of /metrics, /livez, /readyz and the admin
+	// API; empty is none.
 	AdminListen string `yaml:"adminListen"`
+	// Admin is the admin API.
+	Admin Admin `yaml:"admin"`
 	// Zone is the failure domain that this proxy stands in; empty is unknown.
 	Zone string `yaml:"zone"`
 	// LogLevel is debug, info (default), warn or error.
@@ -142,6 +145,7 @@ func DefaultConfig() Config {
 		Probe:    Probe{User: "pgproxy", Database: "postgres", Interval: 500 * time.Millisecond, Timeout: time.Second, Misses: 3},
 		Pool: Pool{Mode: ModeTransaction, Size: 20, Queue: 5000, QueueTimeout: 30 * time.Second, MaxClientConnections: 5000,
 			IdleTimeout: 10 * time.Minute, MaxPrepared: 200},
+		Admin:        Admin{API: true},
 		Hold:         Hold{Timeout: 30 * time.Second, Max: 1000},
 		ServerTLS:    ServerTLS{Mode: "disable"},
 		Limits:       Limits{LoginTimeout: 15 * time.Second, AuthFailureDelay: time.Second, StatementBytes: 4 << 20, Statements: 10000},
@@ -192,6 +196,7 @@ func (c *Config) Validate() error {
 	if c.AdminListen != "" {
 		hostPort("adminListen", c.AdminListen)
 	}
+	c.Admin.validate(c.AdminListen, bad)
 	if len(c.Backends) == 0 {
 		bad("backends", "at least one is needed")
 	}

@@ -37,7 +37,7 @@ func (t *totals) add(s *server) {
 
 func newMetrics(p *Proxy) *metrics {
 	return &metrics{p: p, live: make(map[*server]bool), waits: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-		Name: "fournines_pgproxy_wait_seconds", Help: "Time that clients waited for a server connection, by kind: pool (all in use) or hold (no primary).",
+		Name: "fournines_pgproxy_wait_seconds", Help: "Time that clients waited for a server connection, by kind: pool (all in use) or hold (no primary, or paused).",
 		Buckets: []float64{.0001, .001, .005, .01, .05, .1, .5, 1, 2, 5, 10, 30},
 	}, []string{"kind"})}
 }
@@ -93,10 +93,12 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	counter(desc("transactions_total", "Transactions that ended, implicit ones included."), t.transactions)
 	counter(desc("received_bytes_total", "Bytes received from servers."), t.bytesIn)
 	counter(desc("sent_bytes_total", "Bytes passed on to clients."), t.bytesOut)
-	counter(desc("holds_total", "Times that a client had to wait for a primary."), m.holds.Load())
+	counter(desc("holds_total", "Times that a client had to wait for a primary or for the end of a pause."), m.holds.Load())
 	counter(desc("cancels_total", "Cancel requests that were delivered."), m.cancels.Load())
 	counter(desc("replays_total", "Statements sent again after the first server had certainly not executed them."), m.replays.Load())
 	counter(desc("auth_failures_total", "Logins refused for a wrong user or password."), m.authFailures.Load())
+	counter(desc("pauses_total", "Pauses that an administrator asked for."), m.p.gates.pauses.Load())
+	counter(desc("pauses_expired_total", "Pauses that nobody ended within their lease."), m.p.gates.expired.Load())
 	counter(desc("panics_total", "Sessions ended by a defect of the proxy."), m.panics.Load())
 	counter(desc("failovers_total", "Changes of the primary after the first one was found."), m.p.tracker.Failovers())
 	counter(desc("primary_conflicts_total", "Times that two servers claimed to be the primary on the same timeline."), m.p.tracker.Conflicts())
@@ -108,7 +110,8 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 		counter(desc("pins_total", "Sessions tied to one server connection, by reason.", "reason"), m.pins[pin].Load(), pin.String())
 	}
 	gauge(desc("clients", "Connected clients."), float64(m.p.clients.Load()))
-	gauge(desc("held_clients", "Clients that wait for a primary."), float64(m.p.held.Load()))
+	gauge(desc("held_clients", "Clients that wait for a primary or for the end of a pause."), float64(m.p.held.Load()))
+	gauge(desc("pauses", "Pauses in force: 1 for all databases, or one for each database."), float64(len(m.p.gates.list())))
 	v := m.p.tracker.View()
 	for _, s := range v.Servers {
 		up, isPrimary := 0.0, 0.0

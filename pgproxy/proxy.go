@@ -19,6 +19,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"fournines/internal/adminhttp"
 	"fournines/pgproxy/pool"
 	"fournines/pgproxy/primary"
 	"fournines/topology"
@@ -31,6 +32,7 @@ type Proxy struct {
 	live    atomic.Pointer[live]
 	tracker *primary.Tracker
 	metrics *metrics
+	gates   gates
 	secret  []byte // for mock verifiers
 	mode    string
 
@@ -57,6 +59,8 @@ type live struct {
 	tls       *clientTLS
 	serverTLS func(host string) *tls.Config
 	probePW   string
+	// adminToken is what callers of the admin API send; "" is nothing.
+	adminToken string
 }
 
 // New checks cfg, reads password and certificate files, and registers metrics.
@@ -114,6 +118,9 @@ func load(cfg Config) (*live, error) {
 	if l.probePW, err = readPassword(cfg.Probe.PasswordFile); err != nil {
 		errs = append(errs, fmt.Errorf("probe: %w", err))
 	}
+	if l.adminToken, err = adminhttp.ReadToken(cfg.Admin.TokenFile); err != nil {
+		errs = append(errs, fmt.Errorf("admin.tokenFile: %w", err))
+	}
 	if l.tls, err = loadClientTLS(cfg.TLS); err != nil {
 		errs = append(errs, err)
 	}
@@ -150,11 +157,8 @@ func (p *Proxy) Reload(cfg Config) error {
 // Ready returns nil while clients should be sent here: a primary is known, or
 // it was lost so recently that clients are held instead of refused.
 func (p *Proxy) Ready() error {
-	p.mu.Lock()
-	draining := p.draining
-	p.mu.Unlock()
-	if draining {
-		return errors.New("stopping")
+	if p.isDraining() {
+		return errStopping
 	}
 	v := p.tracker.View()
 	if v.Primary != nil {
@@ -167,6 +171,14 @@ func (p *Proxy) Ready() error {
 		}
 	}
 	return fmt.Errorf("no writable primary: %s", v.Why)
+}
+
+var errStopping = errors.New("the proxy is stopping")
+
+func (p *Proxy) isDraining() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.draining
 }
 
 // Status returns the tracker's newest snapshot of the servers.
@@ -192,6 +204,9 @@ func (p *Proxy) Run(ctx context.Context, ln net.Listener) error {
 
 	p.mu.Lock()
 	p.draining = true
+	for _, x := range p.gates.list() {
+		p.gates.open(x)
+	}
 	for _, s := range p.sessions {
 		s.drain(stopping)
 	}

@@ -218,7 +218,19 @@ func (s *session) lockAttached() (*server, error) {
 			return nil, errLost
 		}
 		if s.srv != nil {
-			return s.srv, nil
+			if !s.idle() || s.p.gates.at(s.database) == nil {
+				return s.srv, nil
+			}
+			// A new transaction on a server that the session still holds.
+			s.mu.Unlock()
+			var w waiter
+			err := s.p.passGate(s, &w)
+			w.end(s.p)
+			if err != nil {
+				return nil, err
+			}
+			s.mu.Lock()
+			continue
 		}
 		s.mu.Unlock()
 		srv, err := s.p.acquire(s)

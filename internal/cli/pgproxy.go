@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"net/http"
 
 	"github.com/spf13/cobra"
 
@@ -56,14 +57,18 @@ func (a *app) runPGProxy(ctx context.Context, path string, check bool) error {
 		fmt.Fprintln(a.stdout, "ok")
 		return nil
 	}
+	reload := func() error {
+		next, err := pgproxy.LoadConfig(path)
+		if err != nil {
+			return err
+		}
+		return p.Reload(next)
+	}
 	return serve(ctx, daemon{
-		name: "pgproxy", log: log, reg: reg, listen: cfg.Listen, run: p.Run, adminListen: cfg.AdminListen, ready: p.Ready,
-		reload: func() error {
-			next, err := pgproxy.LoadConfig(path)
-			if err != nil {
-				return err
-			}
-			return p.Reload(next)
+		name: "pgproxy", log: log, reg: reg, listen: cfg.Listen, run: p.Run, adminListen: cfg.AdminListen, ready: p.Ready, reload: reload,
+		adminToken: p.AdminToken,
+		admin: func(func()) map[string]http.Handler {
+			return p.AdminHandlers(pgproxy.AdminOptions{Version: version, Reload: reload})
 		},
 	})
 }
