@@ -68,7 +68,7 @@ type Config struct {
 	Passwords NodePasswords
 	// BinDir has PostgreSQL's programs; empty means DefaultBinDir.
 	BinDir string
-	// Patroni is Patroni's path; empty looks it up.
+	// Patroni is the path of Patroni's Python script; empty looks it up.
 	Patroni string
 	// LogLevel is Patroni's: DEBUG, INFO, WARNING, ERROR; empty means INFO.
 	LogLevel string

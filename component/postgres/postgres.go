@@ -41,14 +41,18 @@ func Unit(cfg Config) (process.Unit, error) {
 	if err != nil {
 		return process.Unit{}, err
 	}
+	python, err := pythonOf(patroni)
+	if err != nil {
+		return process.Unit{}, err
+	}
 	if _, err := prepare.Executable(filepath.Join(cfg.BinDir, "postgres"), "PostgreSQL 15"); err != nil {
 		return process.Unit{}, err
 	}
 	return process.Unit{
 		Name: cfg.Name, Kind: "postgres", Zone: cfg.Zone, Address: cfg.address(),
 		Process: &process.Spec{
-			Path: patroni,
-			Args: []string{cfg.path("patroni.yml")},
+			Path: python[0],
+			Args: append(python[1:], cfg.path("agent.py"), cfg.path("patroni.yml")),
 			// Patroni is a Debian package: another Python in PATH lacks its modules.
 			Env: prepare.Env(cfg.DataDir, "PYTHONUNBUFFERED=1", "PYTHONDONTWRITEBYTECODE=1"),
 			Dir: cfg.DataDir,
@@ -80,6 +84,9 @@ func (c *Config) prepare() error {
 	}
 	content, err := c.patroniFile()
 	if err != nil {
+		return err
+	}
+	if err := prepare.File(c.path("agent.py"), agent, c.Owner); err != nil {
 		return err
 	}
 	return prepare.File(c.path("patroni.yml"), content, c.Owner)

@@ -1,0 +1,124 @@
+"""Starts Patroni, with its renewal of the leader key mended where it is faulty.
+
+Up to 3.0.2 Patroni with etcd 3 puts the leader key without comparing when its
+lease is gone. A primary that was cut off until its lease expired so takes the key
+from its successor when it is back, and with it the leadership: what the successor
+has acknowledged meanwhile is rewound. From 3.0.3 on Patroni compares.
+"""
+import contextlib
+import inspect
+import sys
+import time
+
+# The first release whose renewal compares.
+MENDED = (3, 0, 3)
+
+
+def release(version):
+    """The first three numbers of a version: (3, 0, 2) of "3.0.2" or "3.0.2-1"."""
+    numbers = []
+    for part in version.split('.')[:3]:
+        digits = ''
+        for c in part:
+            if not c.isdigit():
+                break
+            digits += c
+        numbers.append(int(digits or 0))
+    return tuple(numbers)
+
+
+def mend(version):
+    """Replaces the renewal in a Patroni that needs it and tells if it has.
+
+    Exits when Patroni is not as expected: a node without this mending can destroy
+    acknowledged writes, so it must not start.
+    """
+    if release(version) >= MENDED:
+        return False
+    from patroni.dcs import AbstractDCS
+    from patroni.dcs.etcd3 import Etcd3, PatroniEtcd3Client
+    # What update_leader calls and what calls it.
+    for owner, name, expected in (
+            (AbstractDCS, '_update_leader', ['self']),
+            (Etcd3, '_do_refresh_lease', ['self', 'force', 'retry']),
+            (Etcd3, '_run_and_handle_exceptions', ['self', 'method', 'args', 'kwargs']),
+            (PatroniEtcd3Client, 'call_rpc', ['self', 'method', 'fields', 'retry'])):
+        found = list(inspect.signature(getattr(owner, name)).parameters)
+        if found != expected:
+            sys.exit('Patroni {0} has a faulty renewal of the leader key that cannot be mended: {1}.{2} takes {3}, '
+                     'expected {4}; install Patroni 3.0.3 or newer'.format(version, owner.__name__, name, found, expected))
+    Etcd3._update_leader = update_leader
+    return True
+
+
+def update_leader(self):
+    """Renews the lease; false when the leader key is another's, or was meanwhile.
+
+    It stands in for Etcd3._update_leader.
+    """
+    from patroni.dcs import Leader, ReturnFalseException
+    from patroni.dcs.etcd3 import Etcd3Error, base64_encode
+    budget = self._retry.copy()
+
+    def retry(*args, **kwargs):
+        kwargs['retry'] = budget
+        return budget(*args, **kwargs)
+
+    def put_leader(*compare):
+        """Puts the leader key if all comparisons hold, and tells if they did."""
+        budget.deadline = budget.stoptime - time.time()
+        if budget.deadline < 1:
+            raise Etcd3Error('update_leader timeout')
+
+        def txn(retry):
+            # The client changes what it is given, so each try gets its own.
+            return self._client.call_rpc('/kv/txn', {
+                'compare': list(compare),
+                'success': [{'request_put': {'key': key, 'value': value, 'lease': self._lease}}],
+            }, retry)
+        return bool(self._run_and_handle_exceptions(txn, retry=retry).get('succeeded'))
+
+    try:
+        self._run_and_handle_exceptions(self._do_refresh_lease, True, retry=retry)
+        if not self._lease:
+            return False
+        cluster = self.cluster
+        leader = cluster and cluster.leader
+        if isinstance(leader, Leader) and leader.session == self._lease:
+            return True
+        key, value = base64_encode(self.leader_path), base64_encode(self._name)
+        # Nobody but this node writes its name, so nobody else has led since.
+        if put_leader({'key': key, 'target': 'VALUE', 'value': value}):
+            return True
+        if not cluster:
+            return False
+        absent = [{'key': key, 'target': 'CREATE', 'create_revision': 0}]
+        # The key can also be gone because a successor had it and lost it. Whoever
+        # is promoted writes the key "sync" first, so it must still be this node's.
+        sync = cluster.sync
+        if sync and sync.leader:
+            if sync.leader != self._name:
+                return False
+            absent.append({'key': base64_encode(self.sync_path), 'target': 'MOD', 'mod_revision': sync.index})
+        return put_leader(*absent)
+    except ReturnFalseException:
+        return False
+
+
+def main():
+    """Runs Patroni with the arguments of this process."""
+    # Python puts the script's folder first; that is the node's data directory.
+    del sys.path[0]
+    from patroni.__main__ import main as patroni
+    from patroni.version import __version__ as version
+    if mend(version):
+        print('Patroni {0}: its renewal of the leader key is replaced by one that compares'.format(version), file=sys.stderr)
+    # The name under which a process started by Patroni's own script is seen.
+    with contextlib.suppress(OSError), open('/proc/self/comm', 'w') as comm:
+        comm.write('patroni')
+    return patroni()
+
+
+# Patroni starts PostgreSQL from a second Python, which loads this file as well.
+if __name__ == '__main__':
+    sys.exit(main())
