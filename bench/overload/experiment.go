@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math"
 	"net"
 	"sync"
 	"time"
@@ -17,16 +16,20 @@ import (
 	"fournines/gateway/dify"
 )
 
-// experiment is what is run, and for how long.
+// experiment is what is run, and for how long. Nothing runs side by side.
 type experiment struct {
-	instances, gateways   int
-	loads                 []float64 // times the capacity
+	instances, gateways int
+	loads, bareLoads    []float64 // times the capacity; with protection, without
+	// warm is how long the limits get to find their place before the first load;
+	// then each load runs for settle before measure begins.
 	warm, settle, measure time.Duration
+	bareMeasure           time.Duration // without protection nothing comes that is worth waiting for
 
-	neighbour, flood float64 // of the capacity
-	neighbourFor     time.Duration
+	neighbour, flood float64       // of the capacity
+	neighbourFor     time.Duration // measured, after as long as warm and settle
 
-	lag quantiles // how late timers fired meanwhile
+	lag quantiles // how late timers fired while the protected system ran
+	cpu float64   // processors that this process used then
 }
 
 const (
@@ -137,20 +140,20 @@ func (x *experiment) start(ctx context.Context, p protection) (*system, error) {
 	return s, nil
 }
 
-// ramps raises the load step by step, on a protected and an unprotected system
-// side by side.
+// ramps raises the load step by step, first on a protected system, then on an
+// unprotected one.
 func (x *experiment) ramps(ctx context.Context) (ours, bare []level, err error) {
-	var wg sync.WaitGroup
-	results := make([][]level, 2)
-	errs := make([]error, 2)
-	for i, p := range []protection{protected, unprotected} {
-		wg.Go(func() { results[i], errs[i] = x.ramp(ctx, p) })
+	lag, cpu := watchLag(ctx), watchCPU()
+	ours, err = x.ramp(ctx, protected, x.loads, x.measure)
+	x.lag, x.cpu = lag(), cpu()
+	if err != nil {
+		return nil, nil, err
 	}
-	wg.Wait()
-	return results[0], results[1], errors.Join(errs...)
+	bare, err = x.ramp(ctx, unprotected, x.bareLoads, x.bareMeasure)
+	return ours, bare, err
 }
 
-func (x *experiment) ramp(ctx context.Context, p protection) (levels []level, err error) {
+func (x *experiment) ramp(ctx context.Context, p protection, loads []float64, measure time.Duration) (levels []level, err error) {
 	s, err := x.start(ctx, p)
 	if err != nil {
 		return nil, err
@@ -158,11 +161,11 @@ func (x *experiment) ramp(ctx context.Context, p protection) (levels []level, er
 	defer func() { err = errors.Join(err, s.close()) }()
 	load := newLoad(s.urls)
 	defer load.close()
-	if p == protected { // the limits find their place; nothing to find without them
+	if p == protected { // nothing to find without limits
 		load.run(ctx, keyA, 1.5*x.capacity(), 0, x.warm)
 	}
-	for _, l := range x.loads {
-		at := load.run(ctx, keyA, l*x.capacity(), x.settle, x.measure)
+	for _, l := range loads {
+		at := load.run(ctx, keyA, l*x.capacity(), x.settle, measure)
 		at.load = l
 		levels = append(levels, at)
 		if ctx.Err() != nil {
@@ -176,25 +179,27 @@ func (x *experiment) ramp(ctx context.Context, p protection) (levels []level, er
 type noise struct{ alone, flooded, bulkhead, bare level }
 
 func (x *experiment) noise(ctx context.Context) (n noise, err error) {
-	var wg sync.WaitGroup
-	errs := make([]error, 4)
-	for i, c := range []struct {
-		p     protection
-		flood float64
-		to    *level
-	}{{protected, 0, &n.alone}, {protected, x.flood, &n.flooded}, {withBulkhead, x.flood, &n.bulkhead}} {
-		wg.Go(func() { *c.to, errs[i] = x.beside(ctx, c.p, c.flood) })
+	for _, c := range []struct {
+		p       protection
+		flood   float64
+		warm    time.Duration
+		measure time.Duration
+		to      *level
+	}{
+		{protected, 0, x.settle, x.neighbourFor, &n.alone},
+		{protected, x.flood, x.warm + x.settle, x.neighbourFor, &n.flooded},
+		{withBulkhead, x.flood, x.warm / 2, x.neighbourFor / 2, &n.bulkhead},
+		{unprotected, x.flood, x.settle, x.bareMeasure, &n.bare},
+	} {
+		if *c.to, err = x.beside(ctx, c.p, c.flood, c.warm, c.measure); err != nil {
+			return n, err
+		}
 	}
-	wg.Wait()
-	// Last and alone: its thousands of open streams keep the machine busy.
-	short := *x
-	short.warm, short.neighbourFor = min(x.warm, 15*time.Second), min(x.neighbourFor, 15*time.Second)
-	n.bare, errs[3] = short.beside(ctx, unprotected, x.flood)
-	return n, errors.Join(errs...)
+	return n, nil
 }
 
 // beside runs app B beside a flood of app A.
-func (x *experiment) beside(ctx context.Context, p protection, flood float64) (b level, err error) {
+func (x *experiment) beside(ctx context.Context, p protection, flood float64, warm, measure time.Duration) (b level, err error) {
 	s, err := x.start(ctx, p)
 	if err != nil {
 		return b, err
@@ -211,17 +216,16 @@ func (x *experiment) beside(ctx context.Context, p protection, flood float64) (b
 		}
 		load := newLoad(s.urls)
 		defer load.close()
-		wg.Go(func() { *app.to = load.run(ctx, app.key, app.rate, x.warm, x.neighbourFor) })
+		wg.Go(func() { *app.to = load.run(ctx, app.key, app.rate, warm, measure) })
 	}
 	wg.Wait()
 	return b, ctx.Err()
 }
 
-// leastShare is the least goodput as a share of the peak.
-func leastShare(levels []level) float64 {
-	peak, least := 0.0, math.Inf(1)
+// peak is the most goodput of any load.
+func peak(levels []level) (most float64) {
 	for _, l := range levels {
-		peak, least = max(peak, l.goodput()), min(least, l.goodput())
+		most = max(most, l.goodput())
 	}
-	return least / max(peak, 1e-9)
+	return most
 }

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -57,6 +58,20 @@ func watchLag(ctx context.Context) (lag func() quantiles) {
 		stop()
 		return <-done
 	}
+}
+
+// watchCPU measures how many processors this process uses, from now until cpu is
+// called.
+func watchCPU() (cpu func() float64) {
+	used := func() time.Duration {
+		var u syscall.Rusage
+		if syscall.Getrusage(syscall.RUSAGE_SELF, &u) != nil {
+			return 0
+		}
+		return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+	}
+	begin, before := time.Now(), used()
+	return func() float64 { return (used() - before).Seconds() / time.Since(begin).Seconds() }
 }
 
 // level is what came of one load.

@@ -57,6 +57,24 @@ type Row struct {
 	Ratio map[string]float64 `json:"ratio"`
 	// Missing has the peers that have no figure in this row, with the reason.
 	Missing map[string]string `json:"missing,omitempty"`
+	// Goal is what ours has to reach, when there is something.
+	Goal *Goal `json:"goal,omitempty"`
+}
+
+// Goal bounds the median of ours in the row's direction: from below where higher
+// is better, from above where lower is.
+type Goal struct {
+	Bound float64 `json:"bound"`
+	Met   bool    `json:"met"`
+}
+
+// Demand sets the row's goal and notes whether ours meets it.
+func (r *Row) Demand(bound float64) {
+	met := r.Ours.Median <= bound
+	if r.Better == Higher {
+		met = r.Ours.Median >= bound
+	}
+	r.Goal = &Goal{Bound: bound, Met: met}
 }
 
 // Stat sums up one figure over the runs.
@@ -94,6 +112,16 @@ func round(f float64) float64 {
 	// Through the decimal form, because 0.1 times an integer is often not what one writes.
 	rounded, _ := strconv.ParseFloat(strconv.FormatFloat(math.Round(f/unit)*unit, 'g', 4, 64), 64)
 	return rounded
+}
+
+// Missed names the rows whose goal is not met.
+func (s *Suite) Missed() (metrics []string) {
+	for _, r := range s.Rows {
+		if r.Goal != nil && !r.Goal.Met {
+			metrics = append(metrics, r.Metric)
+		}
+	}
+	return metrics
 }
 
 // ThisMachine describes the machine that the caller runs on.
@@ -213,6 +241,23 @@ func (s *Suite) Markdown() string {
 			}
 		}
 		b.WriteString("\n")
+	}
+	var goals []string
+	for _, r := range s.Rows {
+		if r.Goal == nil {
+			continue
+		}
+		relation, verdict := "at most", "missed"
+		if r.Better == Higher {
+			relation = "at least"
+		}
+		if r.Goal.Met {
+			verdict = "met"
+		}
+		goals = append(goals, fmt.Sprintf("| `%s` | %s %s | %s | %s |", r.Metric, relation, number(r.Goal.Bound), number(r.Ours.Median), verdict))
+	}
+	if len(goals) > 0 {
+		fmt.Fprintf(&b, "\n| goal | wanted | ours | |\n|---|---|---|---|\n%s\n", strings.Join(goals, "\n"))
 	}
 	lines := []string{}
 	for _, name := range slices.Sorted(maps.Keys(s.Missing)) {

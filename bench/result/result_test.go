@@ -64,6 +64,26 @@ func TestWriteAndRead(t *testing.T) {
 	}
 }
 
+func TestGoals(t *testing.T) {
+	s := &Suite{}
+	for _, tt := range []struct {
+		metric, better string
+		ours, bound    float64
+	}{{"share", Higher, .96, .95}, {"less", Higher, .94, .95}, {"ratio", Lower, 1.2, 1.2}, {"more", Lower, 1.3, 1.2}} {
+		r := Row{Metric: tt.metric, Better: tt.better, Ours: Of([]float64{tt.ours})}
+		r.Demand(tt.bound)
+		s.Rows = append(s.Rows, r)
+	}
+	if diff := cmp.Diff([]string{"less", "more"}, s.Missed()); diff != "" {
+		t.Errorf("missed, -want +got:\n%s", diff)
+	}
+	for _, want := range []string{"| `share` | at least 0.95 | 0.96 | met |", "| `more` | at most 1.2 | 1.3 | missed |"} {
+		if page := s.Markdown(); !strings.Contains(page, want) {
+			t.Errorf("the page lacks %q:\n%s", want, page)
+		}
+	}
+}
+
 func TestValidate(t *testing.T) {
 	if err := (&Suite{}).Validate(); err == nil {
 		t.Error("an empty result is valid")

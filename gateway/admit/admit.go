@@ -87,10 +87,11 @@ type Controller struct {
 	cfg     atomic.Pointer[Config]
 	waiting atomic.Int64 // read without the lock by who may pass; nearly always 0
 
-	mu    sync.Mutex // guards the lanes and the queues of all apps
-	lanes [priorities]lane
-	turns int   // places given out since batch work had one
-	drain drain // how fast those who wait get places
+	mu       sync.Mutex // guards the lanes and the queues of all apps
+	lanes    [priorities]lane
+	turns    int       // places given out since batch work had one
+	drain    drain     // how fast those who wait get places
+	surveyed time.Time // when survey looked last
 
 	apps registry
 }
@@ -132,6 +133,17 @@ type Ticket struct {
 	entered bool // counted in App.inFlight
 }
 
+// cost is what the next place costs the app.
+func (t *Ticket) cost() float64 {
+	switch {
+	case t.entered:
+		return 0
+	case t.Cost <= 0:
+		return 1
+	}
+	return t.Cost
+}
+
 // Outcome tells what Acquire got.
 type Outcome uint8
 
@@ -148,8 +160,8 @@ func (c *Controller) Acquire(ctx context.Context, t *Ticket, tried []*balance.En
 		if t.entered || t.App.enter() {
 			switch c.pool.Take(tried, t.Kind, &t.Slot) {
 			case balance.Took:
+				c.m.admitted(t.App, t.cost())
 				t.entered = true
-				c.m.admitted(t.App)
 				return Admitted, nil
 			case balance.Exhausted:
 				t.entered = true

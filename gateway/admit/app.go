@@ -17,8 +17,14 @@ type App struct {
 	served   atomic.Int64 // requests admitted
 	touched  atomic.Bool  // since the registry looked last
 
+	work atomic.Int64 // what they cost, in 1/workUnit of an ordinary request
+
 	queues [priorities]appQueue // guarded by Controller.mu
+	recent recent               // guarded by Controller.mu
 }
+
+// workUnit is how finely the cost of requests is counted.
+const workUnit = 1000
 
 func newApp(label string, l Limits) *App {
 	a := &App{Label: label}

@@ -35,7 +35,10 @@ func newMetrics() *metrics {
 	return m
 }
 
-func (*metrics) admitted(a *App) { a.served.Add(1) }
+func (*metrics) admitted(a *App, cost float64) {
+	a.served.Add(1)
+	a.work.Add(int64(cost * workUnit))
+}
 
 func (m *metrics) refused(a *App, p Priority, reason string) {
 	m.sheds[p][reason].Inc()

@@ -61,7 +61,7 @@ func quantile(v []float64, q float64) float64 {
 
 // play runs the streams against n instances for warm and then for length, which
 // is measured. Without protection everything goes to the instances at once.
-func play(t *testing.T, gateways, n int, protected bool, warm, length time.Duration, streams ...stream) map[string]*outcome {
+func play(t *testing.T, gateways, n int, protected bool, seed uint64, warm, length time.Duration, streams ...stream) map[string]*outcome {
 	t.Helper()
 	const inTime, patience = 3 * time.Second, 10 * time.Second
 	results := map[string]*outcome{}
@@ -152,7 +152,7 @@ func play(t *testing.T, gateways, n int, protected bool, warm, length time.Durat
 			}
 		}
 		for i, s := range streams {
-			dice := rand.New(rand.NewPCG(uint64(i), 1))
+			dice := rand.New(rand.NewPCG(uint64(i), seed))
 			wg.Go(func() {
 				for next, k := begin, 0; ; k++ {
 					next = next.Add(time.Duration(dice.ExpFloat64() / s.rate * float64(time.Second)))
@@ -171,49 +171,71 @@ func play(t *testing.T, gateways, n int, protected bool, warm, length time.Durat
 	return results
 }
 
+// seeds is how many runs a mean is of: the simulated instances choose at random,
+// so one run says little about a few percent.
+const seeds = 4
+
 // TestGoodputUnderOverload: from one to ten times what the instances can do, what
 // comes out in time stays the same, and so does its latency. Without protection
 // everything is late.
 func TestGoodputUnderOverload(t *testing.T) {
 	const n, capacity = 4, 40.0
-	peak, least, p99 := 0.0, math.Inf(1), 0.0
-	for _, load := range []float64{1, 2, 10} {
-		r := play(t, 1, n, true, 90*time.Second, time.Minute, stream{"a", load * capacity})["a"]
-		t.Logf("offered %4.1f: %.1f per second in time, %d refused, %d late, content p50 %.2f p99 %.2f s", load, r.good, r.refused, r.late,
-			quantile(r.content, .5), quantile(r.content, .99))
-		peak, least = max(peak, r.good), min(least, r.good)
-		p99 = max(p99, quantile(r.content, .99))
-		if r.late > r.offered/100 {
-			t.Errorf("offered %v: %d of %d were admitted and late", load, r.late, r.offered)
+	var goodput []float64
+	for _, load := range []float64{1, 3, 10} {
+		good, late, offered := 0.0, 0, 0
+		var content []float64
+		for seed := range uint64(seeds) {
+			r := play(t, 1, n, true, seed, time.Minute, time.Minute, stream{"a", load * capacity})["a"]
+			good += r.good / seeds
+			late, offered, content = late+r.late, offered+r.offered, append(content, r.content...)
+		}
+		goodput = append(goodput, good)
+		p99 := quantile(content, .99)
+		t.Logf("offered %4.1f: %.1f per second in time, %d of %d late, content p50 %.2f p99 %.2f s", load, good, late, offered, quantile(content, .5), p99)
+		if late > offered/100 {
+			t.Errorf("offered %v: %d of %d were admitted and late", load, late, offered)
+		}
+		if p99 > 2.5 {
+			t.Errorf("offered %v: content after %.2f s", load, p99)
 		}
 	}
+	peak, least := slices.Max(goodput), slices.Min(goodput)
 	t.Logf("goodput never under %.1f%% of its peak, %.1f%% of the capacity", 100*least/peak, 100*least/capacity)
-	if least < .85*peak || least < .7*capacity {
+	if least < .95*peak || least < .8*capacity {
 		t.Errorf("goodput falls from %.1f to %.1f per second", peak, least)
 	}
-	if p99 > 3 {
-		t.Errorf("content after %.2f s", p99)
-	}
-	if r := play(t, 1, n, false, time.Minute, time.Minute, stream{"a", 2 * capacity})["a"]; r.good > .5*peak {
+	if r := play(t, 1, n, false, 1, 15*time.Second, 15*time.Second, stream{"a", 2 * capacity})["a"]; r.good > .5*peak {
 		t.Errorf("without protection %.1f per second: the test shows nothing", r.good)
 	}
 }
 
 // TestNoisyNeighbour: an app that floods the instances adds little to what
-// another one waits.
+// another one waits, for the beginning of an answer and for its end.
 func TestNoisyNeighbour(t *testing.T) {
 	b := stream{"b", 8}
-	alone := play(t, 1, 4, true, time.Minute, 2*time.Minute, b)["b"]
-	for _, load := range []float64{1, 5} {
-		r := play(t, 1, 4, true, 90*time.Second, 2*time.Minute, b, stream{"a", load * 40})
-		content := quantile(r["b"].content, .95) / quantile(alone.content, .95)
-		whole := quantile(r["b"].whole, .95) / quantile(alone.whole, .95)
-		t.Logf("flood %4.1f: content p95 %.2f times as late, end %.2f times; %d of %d refused", load, content, whole, r["b"].refused, r["b"].offered)
-		if content > 1.5 || whole > 2 {
+	var alone [seeds]*outcome
+	for seed := range alone {
+		alone[seed] = play(t, 1, 4, true, uint64(seed), 20*time.Second, 2*time.Minute, b)["b"]
+	}
+	for _, load := range []float64{2, 5} {
+		var content, whole, good float64
+		var bad, offered int
+		for seed, alone := range alone {
+			r := play(t, 1, 4, true, uint64(seed), 90*time.Second, 2*time.Minute, b, stream{"a", load * 40})
+			content += quantile(r["b"].content, .95) / quantile(alone.content, .95) / seeds
+			whole += quantile(r["b"].whole, .95) / quantile(alone.whole, .95) / seeds
+			good += (r["a"].good + r["b"].good) / seeds
+			bad, offered = bad+r["b"].refused+r["b"].late, offered+r["b"].offered
+		}
+		t.Logf("flood %4.1f: content p95 %.2f times as late as alone, end %.2f times; %d of %d refused or late; %.1f per second of both in time", load, content, whole, bad, offered, good)
+		if content > 1.2 || whole > 1.2 {
 			t.Errorf("flood %v: content %.2f times as late as alone, end %.2f times", load, content, whole)
 		}
-		if bad := r["b"].refused + r["b"].late; bad > r["b"].offered/50 {
-			t.Errorf("flood %v: %d of %d requests were refused or late", load, bad, r["b"].offered)
+		if bad > offered/100 {
+			t.Errorf("flood %v: %d of %d requests were refused or late", load, bad, offered)
+		}
+		if good < 24 {
+			t.Errorf("flood %v: %.1f per second of both apps in time, of 40", load, good)
 		}
 	}
 }
@@ -221,7 +243,7 @@ func TestNoisyNeighbour(t *testing.T) {
 // TestGatewaysSharingInstances: a limit that is probed by one gateway is blurred
 // by what others send, and still comes down.
 func TestGatewaysSharingInstances(t *testing.T) {
-	r := play(t, 2, 2, true, 2*time.Minute, time.Minute, stream{"a", 60})["a"]
+	r := play(t, 2, 2, true, 1, 2*time.Minute, time.Minute, stream{"a", 60})["a"]
 	t.Logf("%.1f per second in time, %d late, content p50 %.2f p95 %.2f s", r.good, r.late, quantile(r.content, .5), quantile(r.content, .95))
 	if r.good < 10 {
 		t.Errorf("%.1f per second in time, of 20", r.good)

@@ -15,6 +15,9 @@ const (
 	// looks bounds how many apps are tried for one place when the first in
 	// line cannot use it (it has been at that endpoint already, say).
 	looks = 8
+	// yieldLooks bounds them with those that yield, who must not stand before
+	// the one for whom they do.
+	yieldLooks = 64
 	// standingAfter times its patience is how long a queue may stand before that
 	// patience applies: a burst that is over sooner may wait the whole time.
 	standingAfter = 4
@@ -327,6 +330,7 @@ func (c *Controller) remove(w *waiter) {
 
 // dispatch gives free places to those who wait. c.mu is held.
 func (c *Controller) dispatch(now time.Time) {
+	c.survey(now)
 	for c.waiting.Load() > 0 {
 		first, second := &c.lanes[Interactive], &c.lanes[Batch]
 		if c.turns >= batchTurn-1 {
@@ -348,7 +352,8 @@ func (c *Controller) serve(l *lane, now time.Time) (served bool) {
 		}
 	}()
 	cfg := c.cfg.Load()
-	for len(l.queues) > 0 && len(aside) < looks {
+	others := 0
+	for len(l.queues) > 0 && others < looks && len(aside) < yieldLooks {
 		q := l.queues[0]
 		w := q.first
 		if now.Sub(w.since) > q.patience(cfg, now) {
@@ -361,7 +366,9 @@ func (c *Controller) serve(l *lane, now time.Time) (served bool) {
 			l.park(q)
 			continue
 		}
-		switch c.pool.Take(w.tried, w.t.Kind, &w.t.Slot) {
+		kind := w.t.Kind
+		kind.Yields = q.app.recent.yields
+		switch c.pool.Take(w.tried, kind, &w.t.Slot) {
 		case balance.Took:
 			c.serveFirst(l, q, now)
 			return true
@@ -374,8 +381,11 @@ func (c *Controller) serve(l *lane, now time.Time) (served bool) {
 		if !w.t.entered {
 			q.app.leave()
 		}
-		if len(w.tried) == 0 && !w.t.Kind.Streams {
+		if len(w.tried) == 0 && !w.t.Kind.Streams && !kind.Yields {
 			return false // what it cannot use nobody can
+		}
+		if !kind.Yields {
+			others++
 		}
 		l.delist(q)
 		aside = append(aside, q)
@@ -386,13 +396,7 @@ func (c *Controller) serve(l *lane, now time.Time) (served bool) {
 // serveFirst hands the place that the first of q has got over to it.
 func (c *Controller) serveFirst(l *lane, q *appQueue, now time.Time) {
 	w := q.first
-	cost := w.t.Cost
-	switch {
-	case w.t.entered:
-		cost = 0
-	case cost <= 0:
-		cost = 1
-	}
+	cost := w.t.cost()
 	l.now = q.start
 	q.finish = q.start + cost/q.app.limits.Load().weight()
 	l.last = max(l.last, q.finish)
@@ -410,7 +414,7 @@ func (c *Controller) serveFirst(l *lane, q *appQueue, now time.Time) {
 		c.turns++
 	}
 	c.drain.served(now)
-	c.m.admitted(q.app)
+	c.m.admitted(q.app, cost)
 	w.result <- verdict{outcome: Admitted}
 }
 

@@ -41,6 +41,7 @@ const (
 // refuse makes a refusal of a request of q. c.mu is held.
 func (c *Controller) refuse(q *appQueue, p Priority, reason string, now time.Time) *Refused {
 	c.m.refused(q.app, p, reason)
+	q.app.recent.shedNow++
 	after, ok := c.expect(q, p, now)
 	if !ok {
 		after = c.cfg.Load().Target

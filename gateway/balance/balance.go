@@ -194,22 +194,22 @@ func (p *Pool) Endpoints() []*Endpoint { return p.snap.Load().all }
 
 // pick chooses among the endpoints that tried does not name; when it names all
 // that are usable, nil.
-func (s *snapshot) pick(tried []*Endpoint, streams bool, now time.Time) *Endpoint {
+func (s *snapshot) pick(tried []*Endpoint, kind Kind, now time.Time) *Endpoint {
 	if s.panic != nil {
-		return s.best(s.panic, tried, streams, now)
+		return s.best(s.panic, tried, kind, now)
 	}
 	first, second := s.local, s.remote
 	if len(s.local) == 0 || (s.localShare < s.cfg.LocalThreshold && rand.Float64() >= s.localShare/s.cfg.LocalThreshold) {
 		first, second = s.remote, s.local
 	}
-	if e := s.best(first, tried, streams, now); e != nil {
+	if e := s.best(first, tried, kind, now); e != nil {
 		return e
 	}
-	return s.best(second, tried, streams, now)
+	return s.best(second, tried, kind, now)
 }
 
 // best takes two random eligible endpoints and returns the cheaper one.
-func (s *snapshot) best(from, tried []*Endpoint, streams bool, now time.Time) *Endpoint {
+func (s *snapshot) best(from, tried []*Endpoint, kind Kind, now time.Time) *Endpoint {
 	n := len(from)
 	if n == 0 {
 		return nil
@@ -217,7 +217,7 @@ func (s *snapshot) best(from, tried []*Endpoint, streams bool, now time.Time) *E
 	start := rand.IntN(n)
 	first := -1
 	for i := range n {
-		if e := from[(start+i)%n]; s.eligible(e, tried, streams) {
+		if e := from[(start+i)%n]; s.eligible(e, tried, kind) {
 			first = (start + i) % n
 			break
 		}
@@ -233,7 +233,7 @@ func (s *snapshot) best(from, tried []*Endpoint, streams bool, now time.Time) *E
 	skip := 1 + rand.IntN(n-1)
 	for i := range n - 1 {
 		k := (first + 1 + (skip-1+i)%(n-1)) % n
-		if b := from[k]; s.eligible(b, tried, streams) {
+		if b := from[k]; s.eligible(b, tried, kind) {
 			if b.cost(now, s.cfg.SlowStart) < a.cost(now, s.cfg.SlowStart) {
 				return b
 			}
@@ -244,13 +244,13 @@ func (s *snapshot) best(from, tried []*Endpoint, streams bool, now time.Time) *E
 }
 
 // eligible tells whether e has a free place and has not been tried.
-func (s *snapshot) eligible(e *Endpoint, tried []*Endpoint, streams bool) bool {
+func (s *snapshot) eligible(e *Endpoint, tried []*Endpoint, kind Kind) bool {
 	if slices.Contains(tried, e) {
 		return false
 	}
 	inFlight, working := e.inFlight.Load(), e.working.Load()
-	return (s.cfg.MaxInFlight <= 0 || inFlight < s.cfg.MaxInFlight) && working < e.adaptive.limit.Load() &&
-		(!streams || s.cfg.MaxStreams <= 0 || inFlight-working < s.cfg.MaxStreams)
+	return (s.cfg.MaxInFlight <= 0 || inFlight < s.cfg.MaxInFlight) && e.adaptive.room(working, kind.Yields) &&
+		(!kind.Streams || s.cfg.MaxStreams <= 0 || inFlight-working < s.cfg.MaxStreams)
 }
 
 // Taken is the outcome of Take.
@@ -268,7 +268,7 @@ const (
 func (p *Pool) Take(tried []*Endpoint, kind Kind, slot *Slot) Taken {
 	s, now := p.snap.Load(), time.Now()
 	for range takeTries {
-		e := s.pick(tried, kind.Streams, now)
+		e := s.pick(tried, kind, now)
 		if e == nil {
 			if s.exhausted(tried) {
 				return Exhausted
@@ -327,7 +327,7 @@ func (p *Pool) Another(e *Endpoint, tried []*Endpoint) bool {
 		tried = nil
 	}
 	for c := range s.candidates {
-		if c != e && s.eligible(c, tried, false) {
+		if c != e && s.eligible(c, tried, Kind{}) {
 			return true
 		}
 	}

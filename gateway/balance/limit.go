@@ -76,6 +76,11 @@ const (
 	stallProbe  = 100 * time.Millisecond
 	stallPaces  = 4
 	stallGrowth = 2
+	// yieldShare of the limit is what requests that yield may fill. After
+	// yieldWindows windows in which they were held there is one in which they
+	// are not: only then can the limit be judged.
+	yieldShare   = 0.75
+	yieldWindows = 8
 )
 
 // adaptive is TCP Vegas for one endpoint: queue = limit × (1 − base ÷ time),
@@ -89,7 +94,9 @@ const (
 // and if fewer requests at a time are not faster, the time is the new base.
 type adaptive struct {
 	limit  atomic.Int64  // published; noLimit is none
+	lower  atomic.Int64  // the same for requests that yield
 	full   atomic.Bool   // the limit has been reached in this window
+	held   atomic.Bool   // a request that yields was kept from a free place in it
 	cohort atomic.Uint64 // the window's number, and in the lower half how many began in it
 	skip   atomic.Uint32 // how many begin before the first that counts
 	since  atomic.Int64  // its begin
@@ -115,6 +122,8 @@ type adaptive struct {
 	due     int                                      // how many of them are left
 	slow    bool                                     // slow start: no queue has been seen yet
 	calm    float64                                  // the limit before a stall, 0 without one
+	lifted  bool                                     // nobody yields in this window
+	yields  int                                      // windows in which somebody did, until nobody does for one
 	time    time.Duration                            // until the first content, in the last window
 }
 
@@ -126,6 +135,7 @@ func (a *adaptive) configure(cfg Limit) {
 	case !cfg.Adaptive:
 		a.cfg = cfg
 		a.limit.Store(noLimit)
+		a.lower.Store(noLimit)
 		return
 	case !a.cfg.Adaptive:
 		a.now, a.slow, a.probing = float64(cfg.Initial), true, false
@@ -225,7 +235,7 @@ func (a *adaptive) drop() {
 // tells whether it did.
 func (a *adaptive) stalled(working int64, now time.Time) bool {
 	limit := a.limit.Load()
-	if working < limit || limit == noLimit {
+	if limit == noLimit || working < limit && (!a.held.Load() || working < a.lower.Load()) {
 		return false
 	}
 	a.mu.Lock()
@@ -252,6 +262,10 @@ func (a *adaptive) reset(now time.Time) {
 	w.begin, w.total, w.drops, w.gone = now, 0, 0, 0
 	w.count, w.sum, w.squares = [Kinds]int{}, [Kinds]float64{}, [Kinds]float64{}
 	a.full.Store(false)
+	if a.held.Swap(false) { // the next requests still share it with fewer
+		a.skip.Store(uint32(a.now))
+	}
+	a.publish()
 	a.since.Store(now.UnixNano())
 	w.size = windowSamples
 	a.open()
@@ -270,7 +284,33 @@ func (a *adaptive) set(n float64) {
 		a.skip.Store(uint32(n))
 	}
 	a.now = n
-	a.limit.Store(int64(n))
+	a.publish()
+}
+
+// publish makes the limit known. Nobody yields while it is being looked for or
+// verified.
+func (a *adaptive) publish() {
+	limit := int64(a.now)
+	lower := max(1, int64(yieldShare*a.now))
+	if a.slow || a.probing || a.lifted || a.holds == 0 {
+		lower = limit
+	}
+	a.limit.Store(limit)
+	a.lower.Store(lower)
+}
+
+// room tells whether one more request has a place beside working others.
+func (a *adaptive) room(working int64, yields bool) bool {
+	if working >= a.limit.Load() {
+		return false
+	}
+	if !yields || working < a.lower.Load() {
+		return true
+	}
+	if !a.held.Load() {
+		a.held.Store(true)
+	}
+	return false
 }
 
 // ratio is time ÷ base over the window, sigma its standard error and actual the
@@ -359,11 +399,20 @@ func (a *adaptive) judge(now time.Time) {
 	if !full {
 		requests = min(requests, actual/age.Seconds())
 	}
+	held := a.held.Load()
+	a.lifted = false
 	switch {
 	case float64(w.drops) >= dropShare*float64(w.size):
 		a.probing = false
 		a.set(a.now * dropCut)
 	case w.total < w.size/2: // most of them left or are not measured
+	case held: // it was not full because others yielded, which says nothing about it
+		a.yields--
+		a.due--
+		// What looks like a queue even so is looked at without yielding.
+		if atLeast := ratio - sigmas*sigma; a.yields <= 0 || requests*(1-1/atLeast) > aimHigh*aim(requests, sigma) {
+			a.lifted, a.yields = true, yieldWindows
+		}
 	case a.probing:
 		a.probed(ratio, sigma)
 	default:

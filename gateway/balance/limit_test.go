@@ -297,6 +297,68 @@ func TestLimitCountsFailures(t *testing.T) {
 	})
 }
 
+// TestLimitKeepsPlaces: who yields leaves the last quarter of a verified limit, but
+// not in each window, and the limit does not move by what was held back.
+func TestLimitKeepsPlaces(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := testConfig()
+		cfg.Limit = Limit{Adaptive: true, Min: 4, Max: 400, Initial: 20}
+		p := New(cfg, []Target{target("a1", "a")}, slog.New(slog.DiscardHandler), &recorder{}, nil)
+		a := &p.Endpoints()[0].adaptive
+		fill := func(kind Kind) (slots []*Slot) {
+			for {
+				s := &Slot{}
+				if p.Take(nil, kind, s) != Took {
+					return slots
+				}
+				slots = append(slots, s)
+			}
+		}
+		empty := func(slots []*Slot) {
+			for _, s := range slots {
+				s.Content(true)
+				s.Release()
+			}
+		}
+		yields := Kind{Yields: true}
+		slots := fill(yields)
+		if len(slots) != 20 {
+			t.Errorf("%d places while the limit is being looked for, want 20", len(slots))
+		}
+		time.Sleep(100 * time.Millisecond)
+		empty(slots)
+		a.mu.Lock()
+		a.slow, a.holds, a.due, a.base[0] = false, verifyMax, verifyMax, .1
+		a.set(20)
+		a.reset(time.Now())
+		a.mu.Unlock()
+		if slots = fill(yields); len(slots) != 15 {
+			t.Errorf("%d places for who yields, want 15", len(slots))
+		}
+		rest := fill(Kind{})
+		if len(rest) != 5 {
+			t.Errorf("%d places for others, want 5", len(rest))
+		}
+		time.Sleep(100 * time.Millisecond)
+		empty(append(slots, rest...))
+		most := 0
+		for range 1000 {
+			slots := fill(yields)
+			most = max(most, len(slots))
+			if a.lifted && len(slots) == 20 {
+				empty(slots)
+				return
+			}
+			if e := p.Endpoints()[0]; e.Limit() != 20 {
+				t.Fatalf("the limit went to %d", e.Limit())
+			}
+			time.Sleep(100 * time.Millisecond)
+			empty(slots)
+		}
+		t.Errorf("nobody ever got more than %d places", most)
+	})
+}
+
 func TestStreamCeiling(t *testing.T) {
 	cfg := testConfig()
 	cfg.MaxStreams = 2

@@ -16,6 +16,9 @@ type Kind struct {
 	// Unmeasured keeps the time out of the endpoint's adaptive limit, because
 	// it says more about the client, as with an upload.
 	Unmeasured bool
+	// Yields leaves the last quarter of each endpoint's adaptive limit to requests
+	// that do not.
+	Yields bool
 }
 
 // Slot is a place at an endpoint. Its zero value is free; Pool.Take fills it. It
