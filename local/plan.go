@@ -19,6 +19,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"fournines/component/etcd"
 	"fournines/internal/process"
 	"fournines/internal/zonenet"
 	"fournines/spec"
@@ -86,6 +87,8 @@ type planner struct {
 	secrets *Secrets
 	plan    *Plan
 	targets []scrapeTarget
+	// etcdMembers are known once etcd is planned.
+	etcdMembers []etcd.Member
 }
 
 // BuildPlan turns a spec into everything that runs on this machine. It chooses

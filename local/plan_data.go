@@ -22,6 +22,10 @@ const (
 	masterHomeTimeout  = 20 * time.Second
 )
 
+// etcdPlacementInterval is how often the zone of etcd's leader is compared with
+// that of the PostgreSQL primary.
+const etcdPlacementInterval = 3 * time.Second
+
 func (p *planner) addEtcd() error {
 	var members []etcd.Member
 	for _, zone := range p.net.Zones() {
@@ -31,6 +35,7 @@ func (p *planner) addEtcd() error {
 		}
 		members = append(members, etcd.Member{Name: "etcd-" + zone, Host: host})
 	}
+	p.etcdMembers = members
 	for i, zone := range p.net.Zones() {
 		err := p.add(etcd.Unit(etcd.Config{
 			Name: members[i].Name, Zone: zone, Members: members, Cluster: p.Spec.Name,
@@ -100,6 +105,21 @@ func (p *planner) addPostgres() error {
 		nodes = append(nodes, u.Address)
 		p.scrape("patroni", cfg.Name, cfg.Zone, cfg.Host+":8008", "/metrics")
 	}
+	p.plan.Reconcilers = append(p.plan.Reconcilers, Reconciler{
+		Name: "etcd-placement", Every: etcdPlacementInterval,
+		Do: func(ctx context.Context) error {
+			leader, err := postgres.Leader(ctx, etcds, p.Spec.Name)
+			if err != nil {
+				return err
+			}
+			for i := range configs {
+				if configs[i].Name == leader {
+					_, err = etcd.LeadElsewhere(ctx, p.etcdMembers, "etcd-"+configs[i].Zone)
+				}
+			}
+			return err
+		},
+	})
 	return p.add(postgres.BootstrapTask(postgres.BootstrapConfig{
 		Nodes: nodes, After: p.names("postgres"),
 		Superuser: p.secrets.Path("postgres-superuser"), Dify: p.secrets.Path("postgres-dify"),

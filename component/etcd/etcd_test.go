@@ -36,6 +36,19 @@ func TestClusterSurvivesItsLeader(t *testing.T) {
 		u.WaitReady()
 	}
 	leader := waitLeader(t, units)
+	before := leader
+	if moved, err := etcd.LeadElsewhere(t.Context(), members, leader.Name); err != nil || !moved {
+		t.Fatalf("leadership moved: %t, error %v; want it moved", moved, err)
+	}
+	eventually.Nil(t, time.Minute, func() error {
+		if leader = waitLeader(t, units); leader == before {
+			return fmt.Errorf("%s still leads", leader.Name)
+		}
+		return nil
+	})
+	if moved, err := etcd.LeadElsewhere(t.Context(), members, before.Name); err != nil || moved {
+		t.Errorf("leadership moved again: %t, error %v; want nothing to do", moved, err)
+	}
 	leader.Kill()
 	if err := leader.Ready(context.Background()); err == nil {
 		t.Error("a killed member still calls itself ready")
@@ -51,6 +64,10 @@ func TestClusterSurvivesItsLeader(t *testing.T) {
 	}
 	for _, u := range rest {
 		u.WaitReady()
+	}
+
+	if _, err := etcd.LeadElsewhere(t.Context(), members, leader.Name); err == nil {
+		t.Error("that the member to be avoided does not answer is no error")
 	}
 
 	// One of three is no quorum.

@@ -1,15 +1,12 @@
 package postgres
 
 import (
-	"bytes"
 	"context"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -203,6 +200,16 @@ func readKey(ctx context.Context, etcd []string, key []byte) (found bool, value 
 	return true, answer.Kvs[0].Value, revision, nil
 }
 
+// Leader returns the name of the node that holds the leader key of a cluster,
+// asked of etcd by its client addresses (host:port); empty while nobody does.
+func Leader(ctx context.Context, etcd []string, cluster string) (string, error) {
+	_, value, _, err := readKey(ctx, etcd, []byte(dcsNamespace+cluster+"/leader"))
+	if err != nil {
+		return "", fmt.Errorf("read the leader key: %w", err)
+	}
+	return string(value), nil
+}
+
 // deleteKey deletes the key unless it has changed since revision.
 func deleteKey(ctx context.Context, etcd []string, key []byte, revision int64) error {
 	err := changeKey(ctx, etcd, key, revision, map[string]any{
@@ -235,45 +242,13 @@ func changeKey(ctx context.Context, etcd []string, key []byte, revision int64, o
 
 // callEtcd asks one member after the other.
 func callEtcd(ctx context.Context, etcd []string, path string, in, out any) error {
-	body, err := json.Marshal(in)
-	if err != nil {
-		return err
-	}
 	var errs []error
 	for _, address := range etcd {
-		err := postJSON(ctx, "http://"+address+path, body, out)
+		err := prepare.PostJSON(ctx, "http://"+address+path, in, out)
 		if err == nil {
 			return nil
 		}
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
-}
-
-func postJSON(ctx context.Context, url string, body []byte, out any) error {
-	ctx, cancel := context.WithTimeout(ctx, prepare.ProbeTimeout)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
-	if err != nil {
-		return err
-	}
-	// One question per start is not worth a connection that stays.
-	req.Close = true
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	const most = 1 << 20
-	text, err := io.ReadAll(io.LimitReader(resp.Body, most))
-	if err != nil {
-		return fmt.Errorf("read %s: %w", url, err)
-	}
-	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s: %s: %.200s", url, resp.Status, text)
-	}
-	if err := json.Unmarshal(text, out); err != nil {
-		return fmt.Errorf("read %s: %w", url, err)
-	}
-	return nil
 }

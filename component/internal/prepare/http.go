@@ -1,7 +1,9 @@
 package prepare
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -40,6 +42,39 @@ func OK(ctx context.Context, url string) error {
 	}
 	if status != http.StatusOK {
 		return fmt.Errorf("%s answers %d: %.120s", url, status, body)
+	}
+	return nil
+}
+
+// PostJSON posts in to url and reads the answer, at most 1 MiB, into out. Every
+// question opens its own connection: one per start or in a few seconds is not
+// worth one that stays.
+func PostJSON(ctx context.Context, url string, in, out any) error {
+	body, err := json.Marshal(in)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, ProbeTimeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	req.Close = true
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+	if err != nil {
+		return fmt.Errorf("read %s: %w", url, err)
+	}
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s: %s: %.200s", url, resp.Status, text)
+	}
+	if err := json.Unmarshal(text, out); err != nil {
+		return fmt.Errorf("read %s: %w", url, err)
 	}
 	return nil
 }
