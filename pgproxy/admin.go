@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"fournines/internal/adminhttp"
+	"fournines/pgproxy/primary"
 )
 
 // Admin sets the admin API on adminListen, beside /metrics, /livez and /readyz.
@@ -100,7 +101,7 @@ func (p *Proxy) adminStatus(version string) Status {
 	for _, server := range v.Servers {
 		e := ServerStatus{
 			Name: server.Endpoint.Name, Zone: server.Endpoint.Zone, Address: server.Endpoint.Address,
-			Timeline: server.Timeline, LSN: formatLSN(server.LSN),
+			Timeline: server.Timeline, LSN: primary.FormatLSN(server.LSN),
 		}
 		switch {
 		case !server.Up:
@@ -112,8 +113,8 @@ func (p *Proxy) adminStatus(version string) Status {
 		default:
 			e.State = "refused"
 		}
-		if server.Err != nil {
-			e.Error = server.Err.Error()
+		if err := errors.Join(server.Err, server.Lacks()); err != nil {
+			e.Error = err.Error()
 		}
 		s.Servers = append(s.Servers, e)
 	}
@@ -122,9 +123,6 @@ func (p *Proxy) adminStatus(version string) Status {
 	}
 	return s
 }
-
-// formatLSN writes a position as PostgreSQL does.
-func formatLSN(lsn uint64) string { return fmt.Sprintf("%X/%X", lsn>>32, uint32(lsn)) }
 
 // adminError is the body of an answer that is no success.
 type adminError struct {

@@ -426,6 +426,16 @@ func (p *Postgres) Demote(primary *Postgres) {
 	p.Start()
 }
 
+// StartAsPrimary starts a standby that is stopped as a primary on its own
+// timeline, as who deletes standby.signal does, or who restores an old copy.
+func (p *Postgres) StartAsPrimary() {
+	p.tb.Helper()
+	if err := os.Remove(filepath.Join(p.data, "standby.signal")); err != nil {
+		p.tb.Fatal(err)
+	}
+	p.Start()
+}
+
 // Address is the server's host:port.
 func (p *Postgres) Address() string { return net.JoinHostPort(p.host, strconv.Itoa(p.port)) }
 

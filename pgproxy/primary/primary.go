@@ -2,11 +2,13 @@
 // primary by asking each of them, and nobody else.
 //
 // A server is the primary when it answers, is not in recovery, takes writes,
-// and stands on the highest timeline that has ever been seen. Two servers that
-// claim this on the same timeline are both refused until one of them stops.
+// and stands on the highest timeline that has ever been seen, with all the WAL
+// that has been seen on it. Two servers that claim this on the same timeline are
+// both refused until one of them stops.
 package primary
 
 import (
+	"fmt"
 	"sort"
 	"time"
 
@@ -37,7 +39,14 @@ type Status struct {
 	// Parameters are what the server reported when the probe logged in. The map
 	// is never changed.
 	Parameters map[string]string
+
+	flushed uint64 // position that a primary has flushed
+	lacks   error
 }
+
+// Lacks says what WAL a server lacks that claims to be the primary and is
+// therefore not used; nil for all others.
+func (s *Status) Lacks() error { return s.lacks }
 
 // Target is the primary during one reign. A pointer to it identifies the
 // reign: a server that loses and regains the role gets a new Target.
@@ -87,6 +96,7 @@ func choose(servers []Status, highest uint32) (best *Status, newHighest uint32, 
 	}
 	var claims []*Status
 	up, stale, readOnly := 0, 0, 0
+	var lacking *Status
 	for i := range servers {
 		s := &servers[i]
 		if !s.Up {
@@ -97,6 +107,8 @@ func choose(servers []Status, highest uint32) (best *Status, newHighest uint32, 
 		case s.InRecovery:
 		case s.Timeline < highest:
 			stale++
+		case s.lacks != nil:
+			lacking = s
 		case s.ReadOnly:
 			readOnly++
 		default:
@@ -115,6 +127,8 @@ func choose(servers []Status, highest uint32) (best *Status, newHighest uint32, 
 		why = "more than one server claims to be the primary on the same timeline: " + join(names)
 	case up == 0:
 		why = "no server answers"
+	case lacking != nil:
+		why = fmt.Sprintf("%s claims to be the primary and lacks WAL: %v", lacking.Endpoint.Name, lacking.lacks)
 	case stale > 0:
 		why = "the only server out of recovery is on an old timeline"
 	case readOnly > 0:

@@ -20,9 +20,10 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func TestChoose(t *testing.T) {
+	lacks := map[bool]error{true: errors.New("too little")}
 	s := func(name string, tl uint32, flags string) Status {
 		return Status{Endpoint: topology.Endpoint{Name: name}, Timeline: tl, Up: !strings.Contains(flags, "d"),
-			InRecovery: strings.Contains(flags, "r"), ReadOnly: strings.Contains(flags, "o")}
+			InRecovery: strings.Contains(flags, "r"), ReadOnly: strings.Contains(flags, "o"), lacks: lacks[strings.Contains(flags, "l")]}
 	}
 	tests := []struct {
 		name    string
@@ -38,6 +39,8 @@ func TestChoose(t *testing.T) {
 		{"a standby has seen a later timeline", []Status{s("a", 1, ""), s("b", 2, "r")}, 1, "", "the only server out of recovery is on an old timeline"},
 		{"read-only", []Status{s("a", 1, "o")}, 1, "", "the primary is read-only"},
 		{"standbys", []Status{s("a", 1, "r"), s("b", 1, "d")}, 1, "", "every server that answers is a standby"},
+		{"lacks WAL", []Status{s("a", 1, "l"), s("b", 1, "r")}, 1, "", "a claims to be the primary and lacks WAL: too little"},
+		{"lacks WAL beside another", []Status{s("a", 1, "l"), s("b", 1, "")}, 1, "b", ""},
 		{"nobody", []Status{s("a", 1, "d")}, 1, "", "no server answers"},
 	}
 	for _, tt := range tests {
@@ -113,4 +116,106 @@ func TestFollowsRealServers(t *testing.T) {
 	if why := tr.View().Why; !strings.Contains(why, "old timeline") {
 		t.Fatalf("why: %s", why)
 	}
+}
+
+func TestProvenWAL(t *testing.T) {
+	primary := func(tl uint32, lsn, flushed uint64) Status {
+		return Status{Endpoint: topology.Endpoint{Name: "p"}, Up: true, SystemID: "x", Timeline: tl, LSN: lsn, flushed: flushed}
+	}
+	standby := func(tl uint32, lsn uint64) Status {
+		return Status{Endpoint: topology.Endpoint{Name: "s"}, Up: true, SystemID: "x", Timeline: tl, LSN: lsn, InRecovery: true}
+	}
+	other := standby(1, 9999)
+	other.SystemID = "y"
+	tests := []struct {
+		name  string
+		seen  []Status
+		claim Status
+		want  string
+	}{
+		{"nothing seen", nil, primary(1, 100, 100), ""},
+		{"a standby has the same", []Status{standby(1, 100)}, primary(1, 100, 100), ""},
+		{"a standby has more", []Status{standby(1, 101)}, primary(1, 100, 100), "its WAL ends at 0/64, and s has had it up to 0/65 on the same timeline"},
+		{"a standby has had more", []Status{standby(1, 101), standby(1, 50)}, primary(1, 100, 100), "up to 0/65"},
+		{"on an older timeline", []Status{standby(1, 500)}, primary(2, 100, 100), ""},
+		{"on a newer timeline", []Status{standby(2, 500)}, primary(1, 100, 100), ""}, // stale anyhow
+		{"the newer timeline counts", []Status{standby(1, 500), standby(2, 50), standby(1, 600)}, primary(2, 40, 40), "up to 0/32"},
+		{"it has flushed more itself", []Status{primary(1, 300, 200)}, primary(1, 100, 100), "and p has had it up to 0/C8"},
+		{"it had written more and not flushed", []Status{primary(1, 300, 90)}, primary(1, 100, 100), ""},
+		{"it had flushed a part of a record", []Status{primary(1, 9000, 8192)}, primary(1, 8100, 8100), ""},
+		{"another cluster", []Status{standby(1, 90), other}, primary(1, 100, 100), ""},
+		{"a standby is behind", []Status{standby(1, 500)}, standby(1, 100), ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			var p proven
+			for _, s := range tt.seen {
+				p.add(&s)
+			}
+			err := p.lacking(&tt.claim)
+			if (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
+				t.Fatalf("%v, want %q", err, tt.want)
+			}
+		})
+	}
+}
+
+// A standby that somebody starts as a primary without a promotion has the
+// timeline of the primary and not its last commits.
+func TestPrimaryWithoutTheLastCommitsIsRefused(t *testing.T) {
+	a := servertest.NewPostgres(t, servertest.PostgresOptions{})
+	b := servertest.NewStandby(t, a)
+	tr := New(Options{
+		Endpoints: []topology.Endpoint{{Name: "a", Address: a.Address()}, {Name: "b", Address: b.Address()}},
+		Connect: func(ctx context.Context, e topology.Endpoint) (*pgconn.PgConn, error) {
+			return pgconn.Connect(ctx, strings.Replace(a.DSNVia(e.Address, "pgproxy"), "/dify", "/postgres", 1))
+		},
+		Interval: 50 * time.Millisecond, Timeout: time.Second, Misses: 3,
+	}, slog.New(slog.DiscardHandler))
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- tr.Run(ctx) }()
+	defer func() { cancel(); <-done }()
+	await := func(name, why string) {
+		t.Helper()
+		eventually.Nil(t, time.Minute, func() error {
+			v := tr.View()
+			if v.Primary == nil && name == "" && strings.Contains(v.Why, why) || v.Primary != nil && v.Primary.Endpoint.Name == name {
+				return nil
+			}
+			return fmt.Errorf("primary %+v (%s), want %q (%s)", v.Primary, v.Why, name, why)
+		})
+	}
+	await("a", "")
+	b.Stop()
+	a.Exec("CREATE TABLE t AS SELECT generate_series(1, 1000)")
+	var end string
+	if err := a.QueryRow("SELECT pg_current_wal_flush_lsn()::text").Scan(&end); err != nil {
+		t.Fatal(err)
+	}
+	want, err := parseLSN(end)
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually.Nil(t, time.Minute, func() error {
+		if tr.View().Servers[0].LSN < want {
+			return errors.New("the commits were not seen")
+		}
+		return nil
+	})
+	a.Kill()
+	await("", "no server answers")
+	b.StartAsPrimary()
+	await("", "b claims to be the primary and lacks WAL: its WAL ends at")
+	b.Exec("CREATE TABLE t2 AS SELECT generate_series(1, 100000)") // more than a wrote
+	eventually.Nil(t, time.Minute, func() error {
+		if tr.View().Servers[1].LSN <= want {
+			return errors.New("not seen yet")
+		}
+		return nil
+	})
+	await("", "b claims to be the primary and lacks WAL: its WAL ends at")
+	b.Stop()
+	a.Start()
+	await("a", "")
 }

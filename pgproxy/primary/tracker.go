@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -43,7 +44,9 @@ type Tracker struct {
 
 	mu         sync.Mutex
 	servers    []Status
+	asked      []bool // once, with or without an answer
 	highest    uint32
+	written    proven
 	generation uint64
 	current    *Target
 	changed    chan struct{}
@@ -57,6 +60,7 @@ func New(opts Options, log *slog.Logger) *Tracker {
 	t := &Tracker{opts: opts, log: log, changed: make(chan struct{}), since: time.Now()}
 	for _, e := range opts.Endpoints {
 		t.servers = append(t.servers, Status{Endpoint: e})
+		t.asked = append(t.asked, false)
 		t.kick = append(t.kick, make(chan struct{}, 1))
 	}
 	t.view.Store(&View{Why: "no server has been asked yet", Servers: append([]Status(nil), t.servers...), Changed: t.changed, Since: t.since})
@@ -145,7 +149,8 @@ func closeConn(ctx context.Context, conn *pgconn.PgConn) {
 // file still names the old one until the next checkpoint ends.
 const probeSQL = `SELECT r, CASE WHEN r THEN pg_catalog.pg_last_wal_replay_lsn() ELSE pg_catalog.pg_current_wal_lsn() END,
  CASE WHEN r THEN (SELECT timeline_id::text FROM pg_catalog.pg_control_checkpoint()) ELSE pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()) END,
- pg_catalog.current_setting('transaction_read_only'), (SELECT system_identifier FROM pg_catalog.pg_control_system())
+ pg_catalog.current_setting('transaction_read_only'), (SELECT system_identifier FROM pg_catalog.pg_control_system()),
+ CASE WHEN r THEN NULL ELSE pg_catalog.pg_current_wal_flush_lsn() END
  FROM (SELECT pg_catalog.pg_is_in_recovery() AS r) AS x`
 
 func (t *Tracker) probe(ctx context.Context, i int, conn **pgconn.PgConn) (Status, error) {
@@ -158,8 +163,11 @@ func (t *Tracker) probe(ctx context.Context, i int, conn **pgconn.PgConn) (Statu
 		*conn = c
 	}
 	st.Parameters = reportedParameters(*conn)
+	t.mu.Lock()
+	written := t.written // as it was before the server is asked
+	t.mu.Unlock()
 	results, err := (*conn).Exec(ctx, probeSQL).ReadAll()
-	if err == nil && (len(results) != 1 || len(results[0].Rows) != 1 || len(results[0].Rows[0]) != 5) {
+	if err == nil && (len(results) != 1 || len(results[0].Rows) != 1 || len(results[0].Rows[0]) != 6) {
 		err = errors.New("unexpected answer to the probe")
 	}
 	if err != nil {
@@ -183,6 +191,10 @@ func (t *Tracker) probe(ctx context.Context, i int, conn **pgconn.PgConn) (Statu
 		err = fmt.Errorf("unexpected WAL file name %q", row[2])
 	}
 	st.Timeline = uint32(tl)
+	if err == nil {
+		st.flushed, err = parseLSN(string(row[5]))
+		st.lacks = written.lacking(&st)
+	}
 	return st, err
 }
 
@@ -228,6 +240,7 @@ func (t *Tracker) report(i int, st Status, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	old := t.servers[i]
+	t.asked[i] = true
 	if err != nil {
 		next := old
 		next.Misses++
@@ -242,6 +255,15 @@ func (t *Tracker) report(i int, st Status, err error) {
 		if !old.Up || old.InRecovery != st.InRecovery || old.Timeline != st.Timeline {
 			t.log.Info("server answers", "server", st.Endpoint.Name, "standby", st.InRecovery, "timeline", st.Timeline)
 		}
+		// What it lacks does not come back as it goes on writing: only when it
+		// becomes a standby, or is promoted onto another timeline.
+		if old.lacks != nil && !st.InRecovery && st.Timeline == old.Timeline {
+			st.lacks = old.lacks
+		}
+		if st.lacks != nil && old.lacks == nil {
+			t.log.Error("a server that claims to be the primary lacks WAL; it is not used", "server", st.Endpoint.Name, "reason", st.lacks)
+		}
+		t.written.add(&st)
 		t.servers[i] = st
 	}
 	t.publish()
@@ -250,6 +272,10 @@ func (t *Tracker) report(i int, st Status, err error) {
 func (t *Tracker) publish() {
 	best, highest, why := choose(t.servers, t.highest)
 	t.highest = highest
+	if best != nil && slices.Contains(t.asked, false) {
+		// Another one may know better. This takes one probe at most.
+		best, why = nil, "not every server has been asked yet"
+	}
 	prev := t.view.Load()
 	if (best == nil) != (t.current == nil) || best != nil &&
 		(best.Endpoint != t.current.Endpoint || best.Timeline != t.current.Timeline) {
