@@ -28,6 +28,8 @@ type experiment struct {
 	neighbour, flood float64       // of the capacity
 	neighbourFor     time.Duration // measured, after as long as warm and settle
 
+	progress func(format string, args ...any) // is told what is done
+
 	lag quantiles // how late timers fired while the protected system ran
 	cpu float64   // processors that this process used then
 }
@@ -35,10 +37,8 @@ type experiment struct {
 const (
 	// costPerChat is the core's time for one chat.
 	costPerChat = 100 * time.Millisecond
-	// bulkhead is what app A may have in work per gateway when it has one.
-	bulkhead = 16
-	keyA     = "app-of-the-flood"
-	keyB     = "app-of-the-neighbour"
+	keyA        = "app-of-the-flood"
+	keyB        = "app-of-the-neighbour"
 )
 
 func (x *experiment) capacity() float64 {
@@ -50,7 +50,6 @@ type protection uint8
 
 const (
 	protected protection = iota
-	withBulkhead
 	unprotected
 )
 
@@ -90,10 +89,7 @@ func (x *experiment) start(ctx context.Context, p protection) (*system, error) {
 	cfg.Health.Timeout = 10 * time.Second // a full core is not a dead instance, not even without protection
 	cfg.Stream.StopOnDisconnect = false
 	cfg.Apps = []gateway.App{{Name: "a", KeyIDs: []string{dify.KeyID(keyA)}}, {Name: "b", KeyIDs: []string{dify.KeyID(keyB)}}}
-	switch p {
-	case withBulkhead:
-		cfg.Apps[0].MaxInFlight = bulkhead
-	case unprotected:
+	if p == unprotected {
 		cfg.Overload.Adaptive, cfg.Limits.MaxInFlight = false, 0
 	}
 	for i := range x.instances {
@@ -167,6 +163,7 @@ func (x *experiment) ramp(ctx context.Context, p protection, loads []float64, me
 	for _, l := range loads {
 		at := load.run(ctx, keyA, l*x.capacity(), x.settle, measure)
 		at.load = l
+		x.progress("%gx: %.1f per second in time, %d refused, %d late, first content p99 %.0f ms", l, at.goodput(), at.refused, at.late, at.content.ms(.99))
 		levels = append(levels, at)
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
@@ -176,7 +173,7 @@ func (x *experiment) ramp(ctx context.Context, p protection, loads []float64, me
 }
 
 // noise is how app B fares.
-type noise struct{ alone, flooded, bulkhead, bare level }
+type noise struct{ alone, flooded, bare level }
 
 func (x *experiment) noise(ctx context.Context) (n noise, err error) {
 	for _, c := range []struct {
@@ -188,12 +185,12 @@ func (x *experiment) noise(ctx context.Context) (n noise, err error) {
 	}{
 		{protected, 0, x.settle, x.neighbourFor, &n.alone},
 		{protected, x.flood, x.warm + x.settle, x.neighbourFor, &n.flooded},
-		{withBulkhead, x.flood, x.warm / 2, x.neighbourFor / 2, &n.bulkhead},
 		{unprotected, x.flood, x.settle, x.bareMeasure, &n.bare},
 	} {
 		if *c.to, err = x.beside(ctx, c.p, c.flood, c.warm, c.measure); err != nil {
 			return n, err
 		}
+		x.progress("app B beside a flood of %gx: first content p95 %.0f ms, last event p95 %.0f ms", c.flood, c.to.content.ms(.95), c.to.end.ms(.95))
 	}
 	return n, nil
 }

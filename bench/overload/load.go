@@ -22,7 +22,7 @@ const (
 	// patience is how long a client waits for the first content.
 	patience = 10 * time.Second
 	// streamFor bounds a stream that has begun.
-	streamFor = 30 * time.Second
+	streamFor = 10 * time.Second
 )
 
 // quantiles are latencies in seconds.

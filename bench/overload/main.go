@@ -51,6 +51,7 @@ func run(ctx context.Context, args []string) error {
 		warm: 30 * time.Second, settle: 5 * time.Second, measure: 30 * time.Second, bareMeasure: 5 * time.Second,
 		neighbour: 0.2, flood: 5, neighbourFor: 45 * time.Second,
 	}
+	x.progress = func(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }
 	if *quick {
 		x.loads, x.bareLoads = []float64{1, 5}, []float64{1, 5}
 		x.warm, x.settle, x.measure, x.bareMeasure, x.neighbourFor = 20*time.Second, 3*time.Second, 8*time.Second, 3*time.Second, 10*time.Second
@@ -157,12 +158,12 @@ counts from the due time, admitted requests only; a client that gave up counts w
 			t += " - | - | - | - |\n"
 		}
 	}
-	t += fmt.Sprintf("\nNoisy neighbour: app B at %.0f chats per second, app A at %g times the capacity of all instances; \"bulkhead\" gives A a maxInFlight of %d per gateway.\n\n"+
-		"| B | content p50 | content p95 | last event p95 | refused or failed |\n|---|---|---|---|---|\n", x.neighbour*x.capacity(), x.flood, bulkhead)
+	t += fmt.Sprintf("\nNoisy neighbour: app B at %.0f chats per second, app A at %g times the capacity of all instances.\n\n"+
+		"| B | content p50 | content p95 | last event p95 | refused or failed |\n|---|---|---|---|---|\n", x.neighbour*x.capacity(), x.flood)
 	for _, r := range []struct {
 		name string
 		l    level
-	}{{"alone", n.alone}, {"A floods", n.flooded}, {"A floods, bulkhead", n.bulkhead}, {"A floods, without protection", n.bare}} {
+	}{{"alone", n.alone}, {"A floods", n.flooded}, {"A floods, without protection", n.bare}} {
 		t += fmt.Sprintf("| %s | %.0f ms (%.2fx) | %.0f ms (%.2fx) | %.0f ms (%.2fx) | %d of %d |\n", r.name, r.l.content.ms(.5), r.l.content.ms(.5)/n.alone.content.ms(.5),
 			r.l.content.ms(.95), r.l.content.ms(.95)/n.alone.content.ms(.95), r.l.end.ms(.95), r.l.end.ms(.95)/n.alone.end.ms(.95), r.l.refused+r.l.late, r.l.offered)
 	}

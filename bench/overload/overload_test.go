@@ -14,7 +14,7 @@ import (
 // What it asks holds however busy the machine is; gateway/admit has the figures,
 // in virtual time.
 func TestOverloadInShort(t *testing.T) {
-	x := experiment{instances: 1, gateways: 1, settle: 2 * time.Second}
+	x := experiment{instances: 1, gateways: 1, settle: 2 * time.Second, progress: t.Logf}
 	levels, err := x.ramp(t.Context(), protected, []float64{8}, 4*time.Second)
 	if err != nil {
 		t.Fatal(err)

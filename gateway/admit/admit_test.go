@@ -460,6 +460,7 @@ func TestMetrics(t *testing.T) {
 			`fournines_gateway_app_requests_in_flight{app="shop"}`:                   1,
 			`fournines_gateway_shed_total{priority="interactive",reason="bulkhead"}`: 1,
 			`fournines_gateway_app_shed_total{app="shop"}`:                           1,
+			`fournines_gateway_app_yields{app="shop"}`:                               0,
 			`fournines_gateway_endpoint_requests_working{endpoint="a1",zone="a"}`:    1,
 			`fournines_gateway_endpoint_concurrency_limit{endpoint="a1",zone="a"}`:   0,
 			`fournines_gateway_queue_wait_seconds_count{priority="interactive"}`:     0,
@@ -467,6 +468,12 @@ func TestMetrics(t *testing.T) {
 			if got := value(t, reg, name); got != want {
 				t.Errorf("%s is %v, want %v", name, got, want)
 			}
+		}
+		c.mu.Lock()
+		app(c, "shop").recent.yields = true
+		c.mu.Unlock()
+		if got := value(t, reg, `fournines_gateway_app_yields{app="shop"}`); got != 1 {
+			t.Errorf("yields: %v", got)
 		}
 		a.close()
 		b.close()

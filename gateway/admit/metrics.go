@@ -54,6 +54,7 @@ var (
 	descInFlight  = desc("app_requests_in_flight", "Requests in work, by app.", "app")
 	descAdmitted  = desc("app_admitted_total", "Places given to requests, by app; a request that is sent again gets another.", "app")
 	descAppLength = desc("app_queue_length", "Requests that wait, by app.", "app")
+	descYields    = desc("app_yields", "1 while the app floods and leaves the last quarter of each instance's limit to others.", "app")
 	descLimit     = desc("endpoint_concurrency_limit", "How many requests without content yet the instance may have; 0 is no limit.", "endpoint", "zone")
 	descWorking   = desc("endpoint_requests_working", "Requests at the instance that have shown no content yet.", "endpoint", "zone")
 	descEndpoint  = desc("endpoint_requests_in_flight", "Requests at the instance, streams included.", "endpoint", "zone")
@@ -64,7 +65,7 @@ func (c *Controller) Describe(ch chan<- *prometheus.Desc) {
 	c.m.waits.Describe(ch)
 	c.m.shed.Describe(ch)
 	c.m.appShed.Describe(ch)
-	for _, d := range []*prometheus.Desc{descLength, descInFlight, descAdmitted, descAppLength, descLimit, descWorking, descEndpoint} {
+	for _, d := range []*prometheus.Desc{descLength, descInFlight, descAdmitted, descAppLength, descYields, descLimit, descWorking, descEndpoint} {
 		ch <- d
 	}
 }
@@ -80,6 +81,7 @@ func (c *Controller) Collect(ch chan<- prometheus.Metric) {
 	type sum struct {
 		inFlight, admitted int64
 		waiting            int
+		yields             float64
 	}
 	apps := map[string]*sum{}
 	all := c.apps.all()
@@ -96,8 +98,13 @@ func (c *Controller) Collect(ch chan<- prometheus.Metric) {
 		}
 		s.inFlight += a.inFlight.Load()
 		s.admitted += a.served.Load()
+		waiting := 0
 		for p := range a.queues {
-			s.waiting += a.queues[p].length
+			waiting += a.queues[p].length
+		}
+		s.waiting += waiting
+		if waiting > 0 && a.recent.yields { // it is not looked at while nobody waits
+			s.yields = 1
 		}
 	}
 	c.mu.Unlock()
@@ -111,6 +118,7 @@ func (c *Controller) Collect(ch chan<- prometheus.Metric) {
 		gauge(descInFlight, float64(s.inFlight), label)
 		ch <- prometheus.MustNewConstMetric(descAdmitted, prometheus.CounterValue, float64(s.admitted), label)
 		gauge(descAppLength, float64(s.waiting), label)
+		gauge(descYields, s.yields, label)
 	}
 	for _, e := range c.pool.Endpoints() {
 		gauge(descLimit, float64(e.Limit()), e.Name, e.Zone)
