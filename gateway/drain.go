@@ -25,11 +25,8 @@ const (
 // is a plain drain.
 func (g *Gateway) HandOver() { g.handOnce.Do(func() { close(g.handed) }) }
 
-// connState counts the connections of clients.
-func (g *Gateway) connState(conn net.Conn, state http.ConnState) {
-	if back := g.back.Load(); back != nil {
-		back.state(conn, state)
-	}
+// connState counts the connections of net/http.
+func (g *Gateway) connState(_ net.Conn, state http.ConnState) {
 	switch state {
 	case http.StateNew:
 		g.conns.Add(1)
@@ -40,19 +37,16 @@ func (g *Gateway) connState(conn net.Conn, state http.ConnState) {
 }
 
 // leave ends a gateway that has handed its listeners over.
-func (g *Gateway) leave(ctx, base context.Context, srv *http.Server, end context.CancelCauseFunc, listeners []net.Listener) {
+func (g *Gateway) leave(ctx, base context.Context, srv *servers, end context.CancelCauseFunc, listeners []net.Listener) {
 	cfg := g.settings.Load().Drain
-	g.log.Info("handed over", "requests", g.inFlight.Load(), "connections", g.conns.Load(), "timeout", cfg.Timeout)
+	g.log.Info("handed over", "requests", g.inFlight.Load(), "connections", srv.open(g), "timeout", cfg.Timeout)
 	for _, ln := range listeners {
 		_ = ln.Close() // this process's descriptor alone
 	}
 	limit, cancel := context.WithTimeout(base, cfg.Timeout)
 	defer cancel()
 	stop := context.AfterFunc(ctx, cancel)
-	back := g.back.Load()
-	_ = g.waitUntil(limit, func() bool {
-		return g.inFlight.Load() == 0 && g.conns.Load() == 0 && (back == nil || back.n.Load() == 0)
-	})
+	_ = g.waitUntil(limit, func() bool { return g.inFlight.Load() == 0 && srv.open(g) == 0 })
 	if stop() || ctx.Err() == nil {
 		g.finish(limit, base, srv, end)
 		return
@@ -61,7 +55,7 @@ func (g *Gateway) leave(ctx, base context.Context, srv *http.Server, end context
 }
 
 // drain brings the server to its end. base lives on after the caller's context.
-func (g *Gateway) drain(base context.Context, srv *http.Server, end context.CancelCauseFunc, announce bool) {
+func (g *Gateway) drain(base context.Context, srv *servers, end context.CancelCauseFunc, announce bool) {
 	cfg := g.settings.Load().Drain
 	g.log.Info("draining", "requests", g.inFlight.Load(), "announce", cfg.Announce, "timeout", cfg.Timeout)
 	if announce && cfg.Announce > 0 {
@@ -75,13 +69,10 @@ func (g *Gateway) drain(base context.Context, srv *http.Server, end context.Canc
 
 // finish closes what is idle, waits for the rest until limit ends, and then
 // ends it.
-func (g *Gateway) finish(limit, base context.Context, srv *http.Server, end context.CancelCauseFunc) {
-	if back := g.back.Load(); back != nil {
-		back.hangUp()
-	}
-	err := srv.Shutdown(limit)
+func (g *Gateway) finish(limit, base context.Context, srv *servers, end context.CancelCauseFunc) {
+	err := srv.shutdown(limit)
 	if err == nil {
-		err = g.waitIdle(limit) // upgraded connections are not the server's any more
+		err = g.waitIdle(limit) // upgraded connections are not the servers' any more
 	}
 	if err != nil {
 		left := g.inFlight.Load()
@@ -91,10 +82,11 @@ func (g *Gateway) finish(limit, base context.Context, srv *http.Server, end cont
 		_ = g.waitIdle(grace)
 		g.log.Warn("ended what was left after the drain timeout", "requests", left, "cut", g.inFlight.Load())
 	}
-	_ = srv.Close()
+	srv.close()
 	grace, cancel := context.WithTimeout(context.WithoutCancel(base), endGrace)
 	defer cancel()
 	_ = g.waitIdle(grace)
+	_ = srv.shutdown(grace) // their goroutines have ended then, too
 }
 
 // waitIdle waits until no request is in work.

@@ -77,11 +77,10 @@ type Gateway struct {
 	reload   sync.Mutex
 	serving  atomic.Bool
 	draining atomic.Bool
-	ready    atomic.Bool              // an instance has been healthy once
-	loops    atomic.Pointer[loops]    // nil where there are none
-	back     atomic.Pointer[comeback] // takes connections after their stream
+	ready    atomic.Bool           // an instance has been healthy once
+	loops    atomic.Pointer[loops] // nil where there are none
 	inFlight atomic.Int64
-	conns    atomic.Int64  // clients' connections, idle ones too, without upgraded ones
+	conns    atomic.Int64  // clients' connections at net/http, idle ones too, without upgraded ones
 	handed   chan struct{} // closed by HandOver
 	handOnce sync.Once
 }
@@ -281,9 +280,8 @@ func (g *Gateway) Run(ctx context.Context, listeners ...net.Listener) error {
 		Protocols:         new(http.Protocols),
 		// Without it a client that sends frames to be acknowledged and reads
 		// nothing keeps its connection for ever.
-		HTTP2:       &http.HTTP2Config{WriteByteTimeout: set.Limits.WriteTimeout},
-		ConnState:   g.connState,
-		ConnContext: arrived,
+		HTTP2:     &http.HTTP2Config{WriteByteTimeout: set.Limits.WriteTimeout},
+		ConnState: g.connState,
 	}
 	srv.Protocols.SetHTTP1(true)
 	srv.Protocols.SetUnencryptedHTTP2(true)
@@ -297,10 +295,13 @@ func (g *Gateway) Run(ctx context.Context, listeners ...net.Listener) error {
 	poolCtx, stopPool := context.WithCancel(context.WithoutCancel(base))
 	var wg sync.WaitGroup
 	g.runLoops(poolCtx, &wg)
-	if len(listeners) > 0 {
-		back := newComeback(listeners[0].Addr())
-		g.back.Store(back)
-		wg.Go(func() { _ = srv.Serve(back) })
+	both := &servers{rest: srv}
+	if set.keyPair.cert == nil && len(listeners) > 0 {
+		other := newPassed(listeners[0].Addr())
+		if both.clear = g.newClear(base, set, other); both.clear != nil {
+			wg.Go(func() { _ = both.clear.Run(poolCtx) })
+			wg.Go(func() { _ = srv.Serve(other) })
+		}
 	}
 	wg.Go(func() { _ = g.pool.Run(poolCtx) })
 	if set.keyPair.cert != nil {
@@ -312,9 +313,12 @@ func (g *Gateway) Run(ctx context.Context, listeners ...net.Listener) error {
 		ln = g.proxyListener(ln)
 		wg.Go(func() {
 			var err error
-			if set.keyPair.cert != nil {
+			switch {
+			case set.keyPair.cert != nil:
 				err = srv.ServeTLS(ln, "", "")
-			} else {
+			case both.clear != nil:
+				err = both.clear.Serve(ln)
+			default:
 				err = srv.Serve(ln)
 			}
 			if !errors.Is(err, http.ErrServerClosed) && !g.draining.Load() {
@@ -336,9 +340,9 @@ func (g *Gateway) Run(ctx context.Context, listeners ...net.Listener) error {
 	g.m.draining.Set(1)
 	stopLane()
 	if handed {
-		g.leave(ctx, base, srv, end, listeners)
+		g.leave(ctx, base, both, end, listeners)
 	} else {
-		g.drain(base, srv, end, err == nil)
+		g.drain(base, both, end, err == nil)
 	}
 	g.stops.end()
 	g.turns.Close()

@@ -43,12 +43,12 @@ var (
 func (p *pump) run(up *upstream) streamEnd {
 	in := intake{p: p}
 	defer in.drop()
-	err := up.each(p.loop(), in.take)
+	err := up.each(p.x.loop, in.take)
 	for errors.Is(err, errClientSlow) {
 		if p.drain() != nil {
 			return streamGone
 		}
-		err = up.each(p.loop(), in.take)
+		err = up.each(p.x.loop, in.take)
 	}
 	if errors.Is(err, errClientGone) {
 		return streamGone
@@ -64,22 +64,12 @@ func (p *pump) run(up *upstream) streamEnd {
 	return end
 }
 
-// loop is where the stream may wait: none when writes to the client block.
-func (p *pump) loop() *reactor.Loop {
-	if p.x.direct == nil {
-		return nil
-	}
-	return p.x.departure.loop
-}
-
 // drain waits for a client that is behind.
 func (p *pump) drain() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	d := p.x.direct
-	d.deadline = time.Now().Add(p.x.set.Limits.WriteTimeout)
 	if p.err == nil {
-		p.err = d.drain()
+		p.err = p.x.direct.Drain()
 	}
 	return p.err
 }
@@ -155,7 +145,7 @@ func (in *intake) take(piece []byte) error {
 func (p *pump) behind() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.x.direct.blocked()
+	return p.x.direct.Behind()
 }
 
 // keep holds rest, which is a part of the last piece or of what is held.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"sync"
@@ -16,6 +17,8 @@ import (
 	"fournines/gateway/dify"
 	"fournines/gateway/jobs"
 	"fournines/gateway/limit"
+	"fournines/internal/http1"
+	"fournines/internal/reactor"
 )
 
 const (
@@ -46,8 +49,8 @@ type exchange struct {
 	body  body
 	start time.Time
 
-	departure *departure // nil when it stays with its handler
-	direct    *direct    // what w is after it has left
+	direct *http1.Reply  // what w is, when the connection is not net/http's
+	loop   *reactor.Loop // where its stream waits; nil: on this goroutine
 
 	upgrade        bool
 	tried          []*balance.Endpoint
@@ -86,36 +89,35 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		class: dify.Classify(r.Method, r.URL.Path), id: requestID(r.Header),
 	}
 	x.span = g.beginSpan(x)
-	if d := g.departure(x); d != nil {
-		x.departure = d
-		d.run(x)
-		return
+	if x.direct, _ = w.(*http1.Reply); x.direct != nil {
+		x.direct.SetWriteTimeout(set.Limits.WriteTimeout)
 	}
 	p := x.handle()
-	g.done()
+	g.m.inFlight.Dec()
+	g.inFlight.Add(-1)
 	if p != nil {
 		panic(http.ErrAbortHandler) // the server closes this connection, or resets this stream
 	}
 }
 
-// done ends what ServeHTTP began to count.
-func (g *Gateway) done() {
-	g.m.inFlight.Dec()
-	g.inFlight.Add(-1)
-}
-
-// context is what the exchange lives in: it ends with the client's connection
-// and with the gateway.
-func (x *exchange) context() context.Context {
-	if x.departure != nil {
-		return x.departure.ctx
-	}
-	return x.r.Context()
+// handle serves x and accounts for it; what it returns is what the handler
+// panicked with.
+func (x *exchange) handle() (p any) {
+	defer func() {
+		p = recover()
+		x.g.admit.Close(&x.ticket)
+		x.account()
+		if p != nil && p != http.ErrAbortHandler { //nolint:errorlint // a panic value, compared as net/http does
+			x.g.log.Error("handler panicked", "panic", p, "stack", string(debug.Stack()))
+		}
+	}()
+	x.serve()
+	return nil
 }
 
 func (x *exchange) serve() {
 	r := x.r
-	if r.ProtoMajor == 1 {
+	if r.ProtoMajor == 1 && x.direct == nil {
 		// What the connection's last answer left would hit this one.
 		_ = x.rc.SetWriteDeadline(time.Time{})
 	}
@@ -135,7 +137,7 @@ func (x *exchange) serve() {
 	if len(r.TransferEncoding) > 0 && r.ProtoMajor == 1 {
 		x.w.Header()["Connection"] = []string{"close"}
 	}
-	ctx, cancel := context.WithTimeoutCause(x.context(), x.set.Limits.RequestTimeout, errRequestTimeout)
+	ctx, cancel := context.WithTimeoutCause(r.Context(), x.set.Limits.RequestTimeout, errRequestTimeout)
 	defer cancel()
 	x.ctx = ctx
 	x.app = x.set.apps.find(dify.KeyID(dify.AppKey(r.Header)))
@@ -308,6 +310,9 @@ func (x *exchange) flush() error {
 
 // limitWrite gives the client WriteTimeout to take what is written next.
 func (x *exchange) limitWrite() {
+	if x.direct != nil {
+		return // it does so by itself
+	}
 	_ = x.rc.SetWriteDeadline(time.Now().Add(x.set.Limits.WriteTimeout))
 }
 

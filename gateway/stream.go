@@ -67,12 +67,12 @@ func (s *sink) writeLocked(p []byte, boundary bool, now time.Time) error {
 	}
 	http2 := s.x.r.ProtoMajor >= 2
 	limit := s.x.set.Limits.WriteTimeout
-	if http2 || now.Add(limit).Sub(s.deadline) > min(deadlineStep, limit/4) {
+	if s.x.direct == nil && (http2 || now.Add(limit).Sub(s.deadline) > min(deadlineStep, limit/4)) {
 		s.deadline = now.Add(limit)
 		_ = s.x.rc.SetWriteDeadline(s.deadline)
 	}
 	_, s.err = s.x.w.Write(p)
-	if s.err == nil {
+	if s.err == nil && s.x.direct == nil { // which has sent it
 		s.err = s.x.rc.Flush()
 	}
 	if http2 {
@@ -179,7 +179,7 @@ type pump struct {
 // complete, so that an instance that dies in the middle of one leaves nothing
 // malformed behind.
 func (x *exchange) serveStream(up *upstream) {
-	x.detach()
+	x.streams()
 	streamHeader(up.resp.Header)
 	x.g.m.streams.Inc()
 	defer x.g.m.streams.Dec()

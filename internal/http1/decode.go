@@ -32,6 +32,9 @@ const (
 	maxChunkLine = 4 << 10
 	// maxTrailer bounds all trailers together.
 	maxTrailer = 16 << 10
+	// maxExcess bounds by how much size lines may outweigh the data; what a chunk
+	// of a few bytes needs is free.
+	maxExcess = 16 << 10
 )
 
 // decoder takes the framing off a body that it is given in pieces of any size.
@@ -42,6 +45,7 @@ type decoder struct {
 	done    bool  // the body is complete
 	line    int   // bytes of the current size line, or of the trailers
 	left    int64 // of the length, or of the current chunk
+	excess  int64 // of framing over data
 }
 
 // next takes bytes from the beginning of p and returns those that belong to
@@ -120,6 +124,10 @@ func (d *decoder) frame(c byte) error {
 	case chunkSizeLF:
 		if c != '\n' {
 			return malformed("a bare CR after a chunk's size")
+		}
+		d.excess = max(0, d.excess+int64(d.line)-16-2*min(d.left, maxExcess))
+		if d.excess > maxExcess {
+			return malformed("chunk sizes and extensions outweigh the data")
 		}
 		d.line = 0
 		d.state = chunkData

@@ -1,11 +1,13 @@
-// Package http1 is the client side of HTTP/1.1 for a proxy that holds many
-// silent streams. A request runs on its caller's goroutine; nothing is parked
-// while an answer's body is silent but its connection. Bodies and headers pass
-// as they are: no redirects, no cookies, no decompression, no requests sent
-// twice but for one case (see Transport.Do).
+// Package http1 is HTTP/1.1 for a proxy that holds many silent streams: a client
+// (Transport) and a server in clear text (Server). A request to a server runs on
+// its caller's goroutine, one from a client on its connection's; nothing is parked
+// while a body is silent, or a connection idle, but the connection itself. Bodies
+// and headers pass as they are: no redirects, no cookies, no decompression, no
+// requests sent twice but for one case (see Transport.Do).
 //
 // What it accepts is a part of what RFC 9112 allows: an answer that two readers
-// could understand differently is refused.
+// could understand differently is refused, and so is a request, or its connection
+// ends with it.
 package http1
 
 import (

@@ -18,11 +18,11 @@ const (
 	maxFields = 1000
 )
 
-// MalformedError says what is wrong with an answer.
+// MalformedError says what is wrong with an answer, or with a request's body.
 type MalformedError struct{ What string }
 
 // Error implements error.
-func (e *MalformedError) Error() string { return "malformed answer: " + e.What }
+func (e *MalformedError) Error() string { return "malformed message: " + e.What }
 
 func malformed(format string, args ...any) error {
 	return &MalformedError{fmt.Sprintf(format, args...)}
