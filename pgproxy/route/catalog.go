@@ -47,16 +47,16 @@ type Catalog interface {
 	// but that of PostgreSQL and of extensions' immutable functions.
 	SafeType(schema, name string) bool
 	Relation(schema, name string) Relation
-	// Version changes whenever an answer may have changed. It is read for
-	// every statement, so it must be cheap.
+	// Version changes whenever an answer may have changed, and is Blind while
+	// there is none. It is read for every statement, so it must be cheap.
 	Version() uint64
 	// Missed tells that something was not known, so that the catalog may be
 	// read again soon. It must not block.
 	Missed()
 }
 
-// NoCatalog knows nothing: only statements without functions of users and
-// without tables leave the primary.
+// NoCatalog knows nothing: only statements without functions, operators, types
+// and tables leave the primary.
 type NoCatalog struct{}
 
 // Function implements Catalog.

@@ -48,6 +48,12 @@ const (
 	ReasonSyntax
 	// ReasonHint: a comment or a setting asks for the primary.
 	ReasonHint
+	// ReasonMany: several statements in one text, with one that only the server
+	// of the transaction may run: BEGIN, COMMIT, SET ...
+	ReasonMany
+	// ReasonCatalog: the catalog is Blind: not yet read, or not yet read again
+	// after a change.
+	ReasonCatalog
 	reasons // their number
 )
 
@@ -81,6 +87,8 @@ var reasonTexts = [reasons]struct{ label, sentence string }{
 	ReasonUnknownRelation: {"unknown_relation", "a table or view is not in the catalog as it was last read"},
 	ReasonSyntax:          {"syntax", "a part of the statement is not known to be harmless"},
 	ReasonHint:            {"hint", "a comment or the setting fournines.route asks for the primary"},
+	ReasonCatalog:         {"catalog", "the catalog has not yet been read, or a change has just been made to it"},
+	ReasonMany:            {"many", "it is several statements in one text, and not all of them are queries"},
 }
 
 // String names the reason for logs and metrics.

@@ -1,8 +1,10 @@
 // Package route looks at SQL text and says what a connection proxy must know
-// about it: transaction control, tracked settings and session state (Facts),
-// and whether a standby may run it (Router). The second is an interface so far:
-// Router sends everything to the primary, and of the Facts Scan leaves Isolation,
-// Access, Deferrable, Hint, DDL and Foreign zero.
+// about it: transaction control, tracked settings and session state (Facts, by
+// Scan), and whether a standby may run it (Decision, by Router). Router asks
+// PostgreSQL's own parser about each shape of a statement once, and a Catalog
+// about the names in it; Database is the Catalog of a real database. A build
+// without cgo has no parser and sends everything but transaction control to
+// the primary. Why it is done so: pgproxy/DESIGN.md, "Read or write".
 package route
 
 // Target says which servers may run a statement. The zero value is Primary.
