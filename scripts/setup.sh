@@ -8,8 +8,8 @@ usage() {
 Usage: scripts/setup.sh [--packages] [--test] [--lint] [--bench] [--check]
 
 Installs, when missing:
-  * Debian packages of the servers (etcd, PostgreSQL 15, Patroni, Redis,
-    Prometheus, Alertmanager, exporters), without starting or enabling them;
+  * Debian packages of the servers (etcd, PostgreSQL 15, Patroni,
+    pgBackRest, Redis, Prometheus, Alertmanager, exporters), without starting or enabling them;
   * the account "fournines" that the servers run as when the stack runs as root;
   * the Milvus server from its Python package;
   * the Go modules.
@@ -42,14 +42,14 @@ readonly TRAEFIK_VERSION=v3.6.12 TRAEFIK_SUM=h1:6pe4s7aaDTQs+AsF7KP3sM/xnq7zOVvi
 readonly ACCOUNT=fournines
 
 PACKAGES=(
-  postgresql-15 patroni python3-psycopg2 etcd-server etcd-client redis-server redis-tools
+  postgresql-15 pgbackrest patroni python3-psycopg2 etcd-server etcd-client redis-server redis-tools
   prometheus prometheus-alertmanager prometheus-node-exporter
   prometheus-redis-exporter prometheus-postgres-exporter
   iproute2 curl jq ca-certificates python3-venv python3-pip gcc libc6-dev make
 )
-# Clients of the tests. Chromium is by far the largest: 125 MB to fetch, 400 MB on
+# What the tests use. Chromium is by far the largest: 125 MB to fetch, 400 MB on
 # disk, half a minute.
-readonly TEST_PACKAGES=(hey wrk chromium)
+readonly TEST_PACKAGES=(hey wrk chromium faketime)
 
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 readonly repo

@@ -1,7 +1,6 @@
 package spec
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -13,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 
+	"fournines/internal/cron"
 	"fournines/internal/strictyaml"
 )
 
@@ -247,41 +247,9 @@ func (c *checker) absolute(path, value string) {
 
 func (c *checker) backup() {
 	c.absolute("backup.directory", c.spec.Backup.Directory)
-	if why := badSchedule(c.spec.Backup.Schedule); why != "" {
-		c.add("backup.schedule", `write minute, hour, day, month and weekday, like "0 2 * * *" for 02:00 every day`, "%q: %s", c.spec.Backup.Schedule, why)
+	if _, err := cron.Parse(c.spec.Backup.Schedule); err != nil {
+		c.add("backup.schedule", `write minute, hour, day, month and weekday, like "0 2 * * *" for 02:00 every day`, "%q: %v", c.spec.Backup.Schedule, err)
 	}
-}
-
-// badSchedule says what is wrong with a cron expression: five fields of
-// numbers, ranges, steps and lists.
-func badSchedule(s string) string {
-	names := []string{"minute", "hour", "day", "month", "weekday"}
-	lowest, highest := []int{0, 0, 1, 1, 0}, []int{59, 23, 31, 12, 7}
-	fields := strings.Fields(s)
-	if len(fields) != len(names) {
-		return fmt.Sprintf("has %d fields, want 5", len(fields))
-	}
-	for i, field := range fields {
-		for item := range strings.SplitSeq(field, ",") {
-			span, step, stepped := strings.Cut(item, "/")
-			if n, err := strconv.Atoi(step); stepped && (err != nil || n < 1) {
-				return fmt.Sprintf("%s %q has a wrong step", names[i], item)
-			}
-			if span == "*" {
-				continue
-			}
-			from, to, ranged := strings.Cut(span, "-")
-			if !ranged {
-				to = from
-			}
-			low, errLow := strconv.Atoi(from)
-			high, errHigh := strconv.Atoi(to)
-			if cmp.Or(errLow, errHigh) != nil || low < lowest[i] || high > highest[i] || low > high {
-				return fmt.Sprintf("%s %q is not within %d to %d", names[i], item, lowest[i], highest[i])
-			}
-		}
-	}
-	return ""
 }
 
 func (c *checker) local() {

@@ -100,6 +100,7 @@ func (a *app) rootCommand() *cobra.Command {
 			a.drillCommand(), a.killCommand(), a.pauseCommand(), a.resumeCommand(), a.zoneCommand(),
 		}},
 		{"work", "Look after work in progress:", []*cobra.Command{a.jobsCommand()}},
+		{"backup", "Keep copies of the data:", []*cobra.Command{a.backupCommand()}},
 		{"parts", "Run one part alone:", []*cobra.Command{
 			a.gatewayCommand(), a.pgproxyCommand(), a.redisproxyCommand(), a.loadbalancerCommand(),
 			a.zonelinkCommand(), a.difysimCommand(),

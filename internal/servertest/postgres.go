@@ -91,7 +91,7 @@ func NewPostgres(tb testing.TB, opts PostgresOptions) *Postgres {
 	p.tool("initdb", "--pgdata", p.data, "--username", "postgres", "--pwfile", pwfile,
 		"--auth", "scram-sha-256", "--encoding", "UTF8", "--locale", "C.UTF-8", "--no-sync")
 	p.write(filepath.Join(p.data, "pg_hba.conf"),
-		"host all all 127.0.0.0/8 scram-sha-256\nhost replication replicator 127.0.0.0/8 scram-sha-256\n")
+		"local all all scram-sha-256\nhost all all 127.0.0.0/8 scram-sha-256\nhost replication replicator 127.0.0.0/8 scram-sha-256\n")
 	if opts.TLSCertFile != "" {
 		p.copy(opts.TLSCertFile, filepath.Join(p.data, "server.crt"))
 		p.copy(opts.TLSKeyFile, filepath.Join(p.data, "server.key"))
@@ -444,6 +444,9 @@ func (p *Postgres) Host() string { return p.host }
 
 // Port is the port that the server listens on.
 func (p *Postgres) Port() int { return p.port }
+
+// DataDir is the server's data directory.
+func (p *Postgres) DataDir() string { return p.data }
 
 // Password is the password of one of PostgresRoles.
 func (p *Postgres) Password(role string) string { return p.passwords[role] }

@@ -46,7 +46,7 @@ func packages(t *testing.T) []goPackage {
 // of lower layers only; within a layer nobody imports anybody, except its own
 // subpackages.
 var layers = [][]string{
-	{"spec", "topology", "internal/strictyaml"},
+	{"spec", "topology", "internal/strictyaml", "internal/cron"},
 	{"internal/", "component/internal/", "bench/result", "bench/rig"},
 	{"gateway", "pgproxy", "redisproxy", "loadbalancer", "difysim", "component/", "observe", "backup", "audit"},
 	{"local", "drill", "console"},
