@@ -6,7 +6,7 @@ TOOLS := $(CURDIR)/.tools
 VERSION := $(shell git describe --always --dirty 2>/dev/null || echo dev)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test setup-lint build up down status test lint check vulncheck licences generate fuzz fuzz-ci setup-bench bench-gateway bench-gateway-micro bench-overload bench-pgproxy-micro bench-redis bench-zones drill-gateway soak soak-gateway accuracy-limits clean
+.PHONY: help setup setup-test setup-lint build up down status test lint check vulncheck licences generate fuzz fuzz-ci setup-bench bench-gateway bench-gateway-micro bench-overload bench-pgproxy bench-pgproxy-micro bench-redis bench-zones drill-gateway soak soak-gateway accuracy-limits clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,7 +20,7 @@ setup-test: ## setup, and the clients that the tests use
 setup-lint: ## install the linter into .tools/bin
 	@scripts/setup.sh --lint
 
-setup-bench: ## setup, and the proxies that bench-gateway compares with
+setup-bench: ## setup, and the proxies that the benchmarks compare with
 	@scripts/setup.sh --bench
 
 build: ## build bin/fournines
@@ -75,6 +75,13 @@ bench-overload: ## 1 to 10 times the capacity, with overload protection and with
 
 bench-gateway-micro: ## Go benchmarks of the gateway
 	go test -run '^$$' -bench . -benchmem ./gateway/...
+
+# Side by side with PgBouncer, Pgpool-II, HAProxy and no proxy. One row while
+# working on it: make bench-pgproxy ARGS="-rows select_only_tps_50_clients -peers
+# pgbouncer -runs 3 -o /tmp/select.json"
+bench-pgproxy: build ## pgproxy side by side with other proxies (25 min; ARGS=-quick: 1 min)
+	go build -buildvcs=false -o bin/bench-pgproxy ./bench/pgproxy
+	bin/bench-pgproxy $(ARGS)
 
 bench-pgproxy-micro: ## Go benchmarks of pgproxy: statements through it and direct
 	go test -run '^$$' -bench . -benchmem ./pgproxy/...

@@ -75,7 +75,7 @@ as_root() {
 
 # --- what is missing ---------------------------------------------------------
 
-if [ -n "$with_bench" ]; then PACKAGES+=(nginx haproxy); fi
+if [ -n "$with_bench" ]; then PACKAGES+=(nginx haproxy pgbouncer pgpool2); fi
 readonly PACKAGES
 missing_packages=()
 wanted_packages=("${PACKAGES[@]}")
@@ -198,7 +198,7 @@ services_enabled() {
   {
     find /etc/systemd/system -path '*.wants/*.service' -printf '%f\n' 2>/dev/null | sed 's/\.service$//'
     find /etc/rc[2-5].d -name 'S[0-9][0-9]*' -printf '%f\n' 2>/dev/null | sed 's/^S[0-9][0-9]//'
-  } | grep -E '^(etcd|patroni|redis|postgresql|prometheus|nginx|haproxy)' | sort -u || true
+  } | grep -E '^(etcd|patroni|redis|postgresql|prometheus|nginx|haproxy|pgbouncer|pgpool2)' | sort -u || true
 }
 
 disable_service() {

@@ -47,7 +47,7 @@ func packages(t *testing.T) []goPackage {
 // subpackages.
 var layers = [][]string{
 	{"spec", "topology", "internal/strictyaml", "internal/cron"},
-	{"internal/", "component/internal/", "bench/result", "bench/rig"},
+	{"internal/", "component/internal/", "bench/result", "bench/rig", "bench/postgres"},
 	{"gateway", "pgproxy", "redisproxy", "loadbalancer", "difysim", "component/", "observe", "backup", "audit"},
 	{"local", "drill", "console"},
 	{"internal/cli"},
