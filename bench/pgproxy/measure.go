@@ -33,7 +33,7 @@ type sizes struct {
 
 var (
 	fullSizes  = sizes{scale: 10, clients: 50, many: 500, rate: 2000, idle: 5000, seconds: 4}
-	quickSizes = sizes{scale: 1, clients: 50, many: 100, rate: 500, idle: 300, seconds: 1}
+	quickSizes = sizes{scale: 1, clients: 20, many: 50, rate: 500, idle: 300, seconds: 1}
 )
 
 // poolSize is how many server connections those who pool have. Two processors
@@ -164,7 +164,7 @@ func (b *bench) load(ctx context.Context, c *rig.Contender, l load, metric, cost
 		if err != nil {
 			return nil, err
 		}
-		o, err := b.pgbench(ctx, dir, at, l)
+		o, err := b.pgbenchWithTime(ctx, dir, at, l)
 		if err != nil {
 			return nil, err
 		}

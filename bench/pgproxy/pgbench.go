@@ -51,8 +51,27 @@ type outcome struct {
 var (
 	tpsLine   = regexp.MustCompile(`(?m)^tps = ([0-9.]+) \(without initial connection time\)$`)
 	countLine = regexp.MustCompile(`(?m)^number of transactions actually processed: (\d+)`)
+	none      = regexp.MustCompile(`(?m)^number of transactions actually processed: 0$`)
 	beginLine = regexp.MustCompile(`(?m)^initial connection time = ([0-9.]+) ms$`)
 )
+
+// errNoTime means that pgbench's time was over before a transaction was: it runs
+// while the clients connect.
+var errNoTime = errors.New("pgbench's time ended before its first transaction")
+
+// longest is how long a load may become on a busy machine, in seconds.
+const longest = 60
+
+// pgbenchWithTime runs a load, for longer when its time did not suffice.
+func (b *bench) pgbenchWithTime(ctx context.Context, dir string, at netip.AddrPort, l load) (outcome, error) {
+	for {
+		o, err := b.pgbench(ctx, dir, at, l)
+		if !errors.Is(err, errNoTime) || l.seconds >= longest {
+			return o, err
+		}
+		l.seconds = min(4*l.seconds, longest)
+	}
+}
 
 // pgbench runs a load at an address; dir is for its files.
 func (b *bench) pgbench(ctx context.Context, dir string, at netip.AddrPort, l load) (outcome, error) {
@@ -82,6 +101,9 @@ func (b *bench) pgbench(ctx context.Context, dir string, at netip.AddrPort, l lo
 			return o, context.Cause(ctx)
 		}
 		return o, fmt.Errorf("pgbench: %w: %s", err, lastLines(problems.String(), 3))
+	}
+	if none.Match(out.Bytes()) {
+		return o, errNoTime
 	}
 	find := func(line *regexp.Regexp) (float64, error) {
 		m := line.FindSubmatch(out.Bytes())
@@ -148,7 +170,7 @@ func p99(pattern string) (float64, error) {
 		}
 	}
 	if len(all) < 100 {
-		return 0, fmt.Errorf("%d transactions are too few for a p99", len(all))
+		return 0, fmt.Errorf("%d transactions are too few for a p99: %w", len(all), errNoTime)
 	}
 	slices.Sort(all)
 	return all[(len(all)*99+99)/100-1], nil

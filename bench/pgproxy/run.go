@@ -97,7 +97,7 @@ func run(ctx context.Context, o *rig.Order, progress io.Writer) (_ *result.Suite
 	}
 	where := fmt.Sprintf("Proxy, servers (a primary and a standby) and pgbench shared all processors. Those who pool had %d server connections, but one for each client in `tpcb_tps_50_clients_prepared`; PgBouncer before 1.21 cannot pool clients with prepared statements, so it had one for each of them in all such rows.", poolSize)
 	if o.Quick {
-		where += fmt.Sprintf(" **Quick: %d clients instead of 500, %d idle ones instead of 5000, %d s each.**", sizes.many, sizes.idle, sizes.seconds)
+		where += fmt.Sprintf(" **Quick: %d clients instead of 50, %d instead of 500, %d idle ones instead of 5000, %d s each.**", sizes.clients, sizes.many, sizes.idle, sizes.seconds)
 	}
 	return suite, r.Notes(where, "servers and pgbench"), nil
 }
