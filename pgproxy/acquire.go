@@ -52,7 +52,7 @@ func (p *Proxy) acquire(s *session) (*server, error) {
 			s.pool.Cancel()
 			continue
 		}
-		if srv, err = p.dial(s.ctx, v.Primary, s); err == nil {
+		if srv, err = p.dial(s.ctx, v.Primary, s, s.pool); err == nil {
 			if p.gates.at(s.database) != nil {
 				srv.release()
 				continue

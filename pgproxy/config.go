@@ -43,6 +43,8 @@ type Config struct {
 	Pool Pool `yaml:"pool"`
 	// Hold is what happens to new work while there is no primary.
 	Hold Hold `yaml:"hold"`
+	// Splitting sends reads to standbys.
+	Splitting Splitting `yaml:"splitting"`
 	// TLS is for connections from clients.
 	TLS ClientTLS `yaml:"tls"`
 	// ServerTLS is for connections to the backends.
@@ -108,6 +110,27 @@ type Hold struct {
 	Max int `yaml:"max"`
 }
 
+// What a read on a standby may miss.
+const (
+	// SplittingOff sends everything to the primary.
+	SplittingOff = "off"
+	// SplittingFence misses nothing that was acknowledged to any client of any
+	// proxy before the read was sent.
+	SplittingFence = "fence"
+	// SplittingSession misses nothing that the same client has written or read.
+	SplittingSession = "session"
+	// SplittingBounded misses at most what is younger than MaxStaleness.
+	SplittingBounded = "bounded"
+)
+
+// Splitting configures which reads run on standbys.
+type Splitting struct {
+	// Mode is "off" (default), "fence", "session" or "bounded".
+	Mode string `yaml:"mode"`
+	// MaxStaleness is for bounded; default 100ms, 1ms to 1m.
+	MaxStaleness time.Duration `yaml:"maxStaleness"`
+}
+
 // ClientTLS configures TLS towards clients.
 type ClientTLS struct {
 	// CertFile and KeyFile (PEM) switch TLS on; they are read again on reload.
@@ -147,6 +170,7 @@ func DefaultConfig() Config {
 			IdleTimeout: 10 * time.Minute, MaxPrepared: 200},
 		Admin:        Admin{API: true},
 		Hold:         Hold{Timeout: 30 * time.Second, Max: 1000},
+		Splitting:    Splitting{Mode: SplittingOff, MaxStaleness: 100 * time.Millisecond},
 		ServerTLS:    ServerTLS{Mode: "disable"},
 		Limits:       Limits{LoginTimeout: 15 * time.Second, AuthFailureDelay: time.Second, StatementBytes: 4 << 20, Statements: 10000},
 		DrainTimeout: 30 * time.Second,
@@ -251,6 +275,16 @@ func (c *Config) Validate() error {
 	number("pool.maxPrepared", c.Pool.MaxPrepared, 1, 100000)
 	duration("hold.timeout", c.Hold.Timeout, 0, time.Hour)
 	number("hold.max", c.Hold.Max, 0, 1000000)
+	switch c.Splitting.Mode {
+	case SplittingOff:
+	case SplittingFence, SplittingSession, SplittingBounded:
+		if c.Pool.Mode == ModeSession {
+			bad("splitting.mode", "%s needs pool.mode %s", c.Splitting.Mode, ModeTransaction)
+		}
+	default:
+		bad("splitting.mode", "%q is not off, fence, session or bounded", c.Splitting.Mode)
+	}
+	duration("splitting.maxStaleness", c.Splitting.MaxStaleness, time.Millisecond, time.Minute)
 	if (c.TLS.CertFile == "") != (c.TLS.KeyFile == "") {
 		bad("tls", "certFile and keyFile go together")
 	}

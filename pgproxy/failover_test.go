@@ -224,8 +224,8 @@ func TestLoginWithoutPrimary(t *testing.T) {
 	mustExec(t, r.connect(t, "application_name=somebody"), "CREATE TABLE l (n int)")
 	a.Kill()
 	eventually.Nil(t, time.Minute, func() error {
-		if v := r.Status(); v.Primary != nil {
-			return errors.New("the primary is not missed yet")
+		if v := r.Status(); v.Primary != nil || !v.Servers[1].Up {
+			return errors.New("the primary is not missed yet, or the standby not found")
 		}
 		return nil
 	})

@@ -21,6 +21,7 @@ const (
 	codeShutdown        = "57P01" // proxy stops, or session state was lost with its server
 	codeNoPrimary       = "57P03" // no writable primary in time; nothing was sent
 	codeUnsupported     = "0A000"
+	codeInvalidValue    = "22023" // startup parameter, or fournines.route
 	codeWrongPassword   = "28P01"
 	codeNoAuthorisation = "28000"
 	codeInternal        = "XX000"

@@ -26,6 +26,7 @@ func (p *Proxy) serve(conn net.Conn) {
 		p: p, conn: conn, br: bufio.NewReaderSize(conn, clientBuffer), status: 'I',
 		stmts: make(map[string]*statement), portals: make(map[string]*statement),
 	}
+	s.src = s.br
 	s.quiet.L = &s.mu
 	s.ctx, s.cancel = context.WithCancelCause(p.hard)
 	defer s.cancel(nil)
@@ -118,9 +119,16 @@ func (s *session) login() error {
 		return err
 	}
 	if s.startup, err = startupSettings(start.Params); err != nil {
-		return newError("FATAL", "22023", "%s", err.Error())
+		return newError("FATAL", codeInvalidValue, "%s", err.Error())
 	}
-	s.params = s.startup
+	if s.startup.hint == route.HintInvalid {
+		return newError("FATAL", codeInvalidValue, "invalid value for %s; use auto, primary or standby", route.RouteSetting)
+	}
+	s.params, s.hint = s.startup, s.startup.hint
+	if v, ok := s.startup.values["standard_conforming_strings"]; ok && !strings.EqualFold(v, "on") {
+		s.foreign = true
+	}
+	s.router = p.routerFor(s.database)
 	s.pool = p.poolFor(s.database, s.user)
 	_ = s.conn.SetDeadline(time.Time{})
 	if !p.register(s) {

@@ -23,6 +23,15 @@ type lostBatch struct {
 // may have happened. The client's connection stays open, except when session
 // state was lost that the client relies on.
 func (s *session) serverLost(srv *server, lost *lostError) {
+	if srv.target.Standby {
+		s.mu.Lock()
+		active := s.reading.active.Load()
+		s.mu.Unlock()
+		if active {
+			s.standbyLost(srv, lost)
+			return
+		}
+	}
 	exclusive := s.lockUp(handlingLimit)
 	rerun := s.endServer(srv, lost, exclusive)
 	if rerun != nil {
@@ -97,7 +106,7 @@ func (s *session) endServer(srv *server, lost *lostError, exclusive bool) (rerun
 		}
 	}()
 	s.p.log.Debug("server lost under a client", "server", srv.target.Endpoint.Name, "err", lost)
-	if lost.fatal != nil && !serverRestarting(lost.fatal.Code) {
+	if lost.fatal != nil && !serverRestarting(lost.fatal.Code) && !srv.target.Standby {
 		out = pgwire.AppendError(out, lost.fatal)
 		s.cancel(lost)
 		s.wake()
@@ -184,8 +193,13 @@ func (s *session) replayable(exclusive, rolledBack bool) []byte {
 		return nil
 	}
 	o := s.q[len(s.q)-1]
-	if o.kind != opQuery || n > 1 && (n > 2 || s.q[s.head].kind != opInternal) {
+	if o.kind != opQuery {
 		return nil
+	}
+	for _, before := range s.q[s.head : len(s.q)-1] {
+		if before.kind != opInternal {
+			return nil
+		}
 	}
 	onlyBegin := o.facts.Kind == route.Begin
 	if !rolledBack && !onlyBegin {

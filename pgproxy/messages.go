@@ -47,14 +47,14 @@ func (s *session) message(typ byte, size int) error {
 // body returns the body of a message, from the read buffer when it fits there.
 // It is valid until the next read; done consumes it.
 func (s *session) body(size int) (body []byte, done func() error, err error) {
-	if size <= s.br.Size() {
-		b, err := s.br.Peek(size)
+	if size <= s.src.Size() {
+		b, err := s.src.Peek(size)
 		if err != nil {
 			return nil, nil, err
 		}
-		return b[pgwire.HeaderLen:], func() error { return pgwire.Skip(s.br, size) }, nil
+		return b[pgwire.HeaderLen:], func() error { return pgwire.Skip(s.src, size) }, nil
 	}
-	if s.scratch, err = pgwire.ReadBody(s.scratch[:0], s.br, size); err != nil {
+	if s.scratch, err = pgwire.ReadBody(s.scratch[:0], s.src, size); err != nil {
 		return nil, nil, err
 	}
 	return s.scratch, func() error {
@@ -79,7 +79,7 @@ func (s *session) write(srv *server, typ byte, body []byte) {
 
 // flush sends what is written unless more has already arrived from the client.
 func (s *session) flush(srv *server) {
-	if !pgwire.HasFullMessage(s.br) {
+	if !pgwire.HasFullMessage(s.src) {
 		srv.flushWrites()
 	}
 }
@@ -128,7 +128,10 @@ func (s *session) runQuery(body []byte) (*server, error) {
 		return nil, s.refuse(err, true)
 	}
 	s.startBatch()
-	if s.pinned == route.NoPin && len(body) <= maxReplay && (s.status == 'I' || s.begin != "") && s.idleQueue() {
+	standby := srv.target.Standby
+	if standby {
+		// The unit as a whole may run again.
+	} else if s.pinned == route.NoPin && len(body) <= maxReplay && (s.status == 'I' || s.begin != "") && s.idleQueue() {
 		s.replay = append(s.replay, body...)
 	} else {
 		s.begin = ""
@@ -137,7 +140,7 @@ func (s *session) runQuery(body []byte) (*server, error) {
 	s.note(&o.batch, facts, sql)
 	if facts.Kind == route.Begin && s.status == 'I' {
 		s.begin = string(sql)
-	} else if len(s.replay) == 0 {
+	} else if len(s.replay) == 0 && !standby {
 		s.begin = ""
 	}
 	s.unnamed, srv.unnamed = nil, nil // a simple query ends the unnamed statement
@@ -147,17 +150,13 @@ func (s *session) runQuery(body []byte) (*server, error) {
 	return srv, nil
 }
 
-// idleQueue reports that nothing but the proxy's own statements is under way.
-// mu is held.
-func (s *session) idleQueue() bool {
-	n := len(s.q) - s.head
-	return !s.open && (n == 0 || n == 1 && s.q[s.head].kind == opInternal)
-}
+// idleQueue reports that nothing of the client's is under way. mu is held.
+func (s *session) idleQueue() bool { return !s.open && s.onlyInternal() }
 
 func (s *session) longQuery(size int) error {
 	srv, err := s.lockAttached()
 	if err != nil {
-		if skipErr := pgwire.Skip(s.br, size); skipErr != nil {
+		if skipErr := pgwire.Skip(s.src, size); skipErr != nil {
 			return skipErr
 		}
 		switch {
@@ -187,11 +186,11 @@ func (s *session) pass(srv *server, size int) error {
 // bytes are dropped; its reading goroutine answers the client.
 func (s *session) stream(srv *server, n int) error {
 	srv.wr.Lock()
-	done, err := pgwire.Copy(srv.bw, s.br, n)
+	done, err := pgwire.Copy(srv.bw, s.src, n)
 	srv.wr.Unlock()
 	var we *pgwire.WriteError
 	if errors.As(err, &we) {
-		return pgwire.Skip(s.br, n-done)
+		return pgwire.Skip(s.src, n-done)
 	}
 	if err != nil {
 		return err
@@ -214,13 +213,14 @@ func (s *session) note(b *batch, f route.Facts, sql []byte) {
 	if f.Pin != route.NoPin {
 		s.pin(f.Pin)
 	}
+	s.foreign = s.foreign || f.Foreign
 	b.ends = b.ends || f.EndsTransaction
 	switch f.Kind {
 	case route.Set, route.Reset, route.ResetAll, route.DiscardAll, route.DeallocateAll:
 		if s.savepoint {
 			s.pin(route.PinSessionState)
 		}
-		b.changes = append(b.changes, change{kind: f.Kind, name: f.Name, sql: string(sql)})
+		b.changes = append(b.changes, change{kind: f.Kind, name: f.Name, sql: string(sql), hint: f.Hint})
 	case route.Savepoint:
 		s.savepoint = true
 		if len(s.txChanges) > 0 || len(b.changes) > 0 {
@@ -258,7 +258,9 @@ func (s *session) attachOrAnswer(typ byte, f *route.Facts) (srv *server, handled
 			s.startBatch()
 			s.open = true
 		}
-		s.begin = ""
+		if !srv.target.Standby {
+			s.begin = ""
+		}
 		return srv, false, nil
 	case errors.Is(err, errSkip):
 		return nil, true, nil
@@ -310,7 +312,7 @@ func (s *session) parse(size int) error {
 
 func (s *session) bind(size int) error {
 	// Parameters may be large: only the two names are looked at, the rest streams.
-	b, err := s.br.Peek(min(size, s.br.Size()))
+	b, err := s.src.Peek(min(size, s.src.Size()))
 	if err != nil {
 		return err
 	}
@@ -328,7 +330,7 @@ func (s *session) bind(size int) error {
 	srv, handled, err := s.attachOrAnswer('B', facts)
 	if handled || err != nil {
 		if err == nil {
-			err = pgwire.Skip(s.br, size)
+			err = pgwire.Skip(s.src, size)
 		}
 		return err
 	}
@@ -348,17 +350,17 @@ func (s *session) bind(size int) error {
 	s.out = append(s.out, serverName...)
 	s.out = append(s.out, 0)
 	s.write(srv, 0, nil)
-	if err := pgwire.Skip(s.br, prefix); err != nil {
+	if err := pgwire.Skip(s.src, prefix); err != nil {
 		return err
 	}
 	return s.stream(srv, size-prefix)
 }
 
 func (s *session) describeOrClose(typ byte, size int) error {
-	if size > s.br.Size() || size < pgwire.HeaderLen+2 {
+	if size > s.src.Size() || size < pgwire.HeaderLen+2 {
 		return fmt.Errorf("%w: message %q of %d bytes", pgwire.ErrProtocol, typ, size)
 	}
-	b, err := s.br.Peek(size)
+	b, err := s.src.Peek(size)
 	if err != nil {
 		return err
 	}
@@ -368,7 +370,7 @@ func (s *session) describeOrClose(typ byte, size int) error {
 		return fmt.Errorf("%w: message %q", pgwire.ErrProtocol, typ)
 	}
 	name := string(nameBytes)
-	if err := pgwire.Skip(s.br, size); err != nil {
+	if err := pgwire.Skip(s.src, size); err != nil {
 		return err
 	}
 	srv, handled, err := s.attachOrAnswer(typ, nil)
@@ -400,10 +402,10 @@ func (s *session) describeOrClose(typ byte, size int) error {
 }
 
 func (s *session) execute(size int) error {
-	if size > s.br.Size() {
+	if size > s.src.Size() {
 		return fmt.Errorf("%w: Execute of %d bytes", pgwire.ErrProtocol, size)
 	}
-	b, err := s.br.Peek(size)
+	b, err := s.src.Peek(size)
 	if err != nil {
 		return err
 	}
@@ -415,7 +417,7 @@ func (s *session) execute(size int) error {
 	srv, handled, err := s.attachOrAnswer('E', nil)
 	if handled || err != nil {
 		if err == nil {
-			err = pgwire.Skip(s.br, size)
+			err = pgwire.Skip(s.src, size)
 		}
 		return err
 	}
@@ -436,7 +438,7 @@ func (s *session) flushMessage(size int) error {
 	s.out = s.out[:0]
 	s.mu.Unlock()
 	if srv == nil {
-		return pgwire.Skip(s.br, size)
+		return pgwire.Skip(s.src, size)
 	}
 	if err := s.pass(srv, size); err != nil {
 		return err
@@ -446,13 +448,16 @@ func (s *session) flushMessage(size int) error {
 }
 
 func (s *session) sync(size int) error {
-	if err := pgwire.Skip(s.br, size); err != nil {
+	if err := pgwire.Skip(s.src, size); err != nil {
 		return err
 	}
 	s.mu.Lock()
 	s.out = s.out[:0]
 	srv := s.srv
 	switch {
+	case srv == nil && s.reading.active.Load(): // the unit will run again
+		s.mu.Unlock()
+		return nil
 	case s.skip || srv == nil:
 		s.skip = false
 		s.batch = batch{}
@@ -485,7 +490,7 @@ func (s *session) copyMessage(typ byte, size int) error {
 	}
 	s.mu.Unlock()
 	if srv == nil {
-		return pgwire.Skip(s.br, size) // the copy has failed; PostgreSQL drops these too
+		return pgwire.Skip(s.src, size) // the copy has failed; PostgreSQL drops these too
 	}
 	return s.pass(srv, size)
 }

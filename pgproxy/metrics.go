@@ -24,6 +24,9 @@ type metrics struct {
 	pins                                          [route.PinSessionState + 1]atomic.Uint64
 
 	waits *prometheus.HistogramVec
+	// Of read/write splitting: units by place and reason.
+	routed     [here + 1][]atomic.Uint64
+	fenceWaits prometheus.Histogram
 }
 
 type totals struct{ queries, transactions, bytesIn, bytesOut uint64 }
@@ -36,10 +39,28 @@ func (t *totals) add(s *server) {
 }
 
 func newMetrics(p *Proxy) *metrics {
-	return &metrics{p: p, live: make(map[*server]bool), waits: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+	m := &metrics{p: p, live: make(map[*server]bool), waits: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name: "fournines_pgproxy_wait_seconds", Help: "Time that clients waited for a server connection, by kind: pool (all in use) or hold (no primary, or paused).",
 		Buckets: []float64{.0001, .001, .005, .01, .05, .1, .5, 1, 2, 5, 10, 30},
-	}, []string{"kind"})}
+	}, []string{"kind"}), fenceWaits: prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name: "fournines_pgproxy_fence_wait_seconds", Help: "Time that reads waited for the primary's WAL position.",
+		Buckets: []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .5, 1},
+	})}
+	for i := range m.routed {
+		m.routed[i] = make([]atomic.Uint64, routed(whys))
+	}
+	return m
+}
+
+// route counts a simple query or extended batch.
+func (m *metrics) route(where place, reason int) { m.routed[where][reason].Add(1) }
+
+// label names a reason as routed counts it.
+func label(reason int) string {
+	if n := len(route.Reasons()); reason >= n {
+		return whyLabels[reason-n]
+	}
+	return route.Reason(reason).String() //nolint:gosec // below the number of reasons
 }
 
 func (m *metrics) addServer(s *server) {
@@ -109,6 +130,16 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	for pin := route.PinListen; pin <= route.PinSessionState; pin++ {
 		counter(desc("pins_total", "Sessions tied to one server connection, by reason.", "reason"), m.pins[pin].Load(), pin.String())
 	}
+	for where, byReason := range m.routed {
+		for reason := range byReason {
+			if n := byReason[reason].Load(); n > 0 {
+				counter(desc("routed_total", "Simple queries and extended batches by where they ran (primary, standby, or proxy for what it answered itself) and why; only with splitting.", "target", "reason"),
+					n, [...]string{"primary", "standby", "proxy"}[where], label(reason))
+			}
+		}
+	}
+	counter(desc("fence_questions_total", "Times that the primary was asked for its WAL position; one answer serves all reads that waited for it."), m.p.fence.Questions())
+	m.fenceWaits.Collect(ch)
 	gauge(desc("clients", "Connected clients."), float64(m.p.clients.Load()))
 	gauge(desc("held_clients", "Clients that wait for a primary or for the end of a pause."), float64(m.p.held.Load()))
 	gauge(desc("pauses", "Pauses in force: 1 for all databases, or one for each database."), float64(len(m.p.gates.list())))
@@ -123,6 +154,13 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 		}
 		gauge(desc("backend_up", "1 when the server answers probes.", "backend"), up, s.Endpoint.Name)
 		gauge(desc("backend_primary", "1 for the server that transactions go to.", "backend"), isPrimary, s.Endpoint.Name)
+		readable := 0.0
+		for _, t := range v.Standbys {
+			if t.Endpoint == s.Endpoint {
+				readable = 1
+			}
+		}
+		gauge(desc("backend_standby", "1 for servers that follow the primary, so that reads may go there.", "backend"), readable, s.Endpoint.Name)
 		gauge(desc("backend_timeline", "Timeline of the server when it answered last.", "backend"), float64(s.Timeline), s.Endpoint.Name)
 	}
 	m.p.mu.Lock()
@@ -132,6 +170,12 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 		gauge(d, float64(st.Idle), k.database, k.user, "idle")
 		gauge(d, float64(st.Used), k.database, k.user, "used")
 		gauge(desc("waiting_clients", "Clients that wait for a server connection.", "database", "user"), float64(st.Waiting), k.database, k.user)
+	}
+	for k, pl := range m.p.standbyPools {
+		st := pl.Stats()
+		d := desc("standby_connections", "Connections to a standby by state.", "database", "user", "backend", "state")
+		gauge(d, float64(st.Idle), k.database, k.user, k.backend, "idle")
+		gauge(d, float64(st.Used), k.database, k.user, k.backend, "used")
 	}
 	m.p.mu.Unlock()
 	m.waits.Collect(ch)

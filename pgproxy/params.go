@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"fournines/internal/pgwire"
+	"fournines/pgproxy/route"
 )
 
 // setting is one session setting and the SQL that makes it.
@@ -19,6 +20,8 @@ type settings struct {
 	// values has the startup parameters by lower-case name; nil for settings
 	// that were made later.
 	values map[string]string
+	// hint is the startup parameter fournines.route.
+	hint route.Hint
 }
 
 func newSettings(list []setting) *settings {
@@ -117,7 +120,21 @@ func startupSettings(params map[string]string) (*settings, error) {
 	}
 	out := newSettings(list)
 	out.values = values
+	out.hint = hintOf(values[route.RouteSetting])
 	return out, nil
+}
+
+// hintOf reads a value of fournines.route.
+func hintOf(value string) route.Hint {
+	for h := route.HintAuto; h <= route.HintStandby; h++ {
+		if strings.EqualFold(value, h.String()) {
+			return h
+		}
+	}
+	if value != "" {
+		return route.HintInvalid
+	}
+	return route.NoHint
 }
 
 func validSettingName(s string) bool {

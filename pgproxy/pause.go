@@ -134,7 +134,8 @@ func (g *gates) open(x *gate) (did bool) {
 // the end of its lease or, with UntilPrimary, another primary. On an error,
 // which may be that of ctx, nothing is paused.
 //
-// Clients that are held wait within the bounds of Hold, as in a failover.
+// Clients that are held wait within the bounds of Hold, as in a failover. Reads
+// on standbys go on.
 func (p *Proxy) Pause(ctx context.Context, o PauseOptions) error {
 	if o.Wait < 0 || o.Wait > MaxPauseWait {
 		return fmt.Errorf("wait: %v is outside of 0s to %v", o.Wait, MaxPauseWait)
@@ -230,7 +231,7 @@ func (p *Proxy) busy(database string) int {
 	p.mu.Unlock()
 	for _, s := range sessions {
 		s.mu.Lock()
-		if s.srv != nil && s.idle() {
+		if s.srv != nil && !s.srv.target.Standby && s.idle() {
 			n--
 		}
 		s.mu.Unlock()

@@ -44,6 +44,7 @@ func (s *session) parseNamed(srv *server, name string, rest []byte, facts route.
 		return
 	}
 	st := newStatement(rest, facts)
+	s.remember(name)
 	s.stmts[name] = st
 	if p := srv.prepared[st.name]; p != nil {
 		srv.uses++
@@ -116,7 +117,18 @@ func (s *session) lookupLocked(name string) *statement {
 }
 
 // forget drops the client's name for a statement. mu is held.
-func (s *session) forget(name string) { delete(s.stmts, name) }
+func (s *session) forget(name string) {
+	s.remember(name)
+	delete(s.stmts, name)
+}
+
+// remember notes what a name stands for before that changes, for a unit that
+// may have to run again. mu is held.
+func (s *session) remember(name string) {
+	if s.reading.logging {
+		s.reading.undo = append(s.reading.undo, named{name, s.stmts[name]})
+	}
+}
 
 // deallocate answers DEALLOCATE of a statement that was prepared by protocol
 // message; the server knows it under another name.

@@ -20,8 +20,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"fournines/internal/adminhttp"
+	"fournines/pgproxy/fence"
 	"fournines/pgproxy/pool"
 	"fournines/pgproxy/primary"
+	"fournines/pgproxy/route"
 	"fournines/topology"
 )
 
@@ -41,6 +43,15 @@ type Proxy struct {
 	sessions map[uint32]*session
 	greeting map[string]map[string]string // reported parameters by pool and settings
 	draining bool
+	// Of read/write splitting.
+	standbyPools map[standbyKey]*pool.Pool[*server]
+	routers      map[string]router
+	newRouter    func(database string) router
+
+	standbys    standbys
+	fence       *fence.Asker
+	fenceConn   *pgconn.PgConn // of the fence's goroutine, as the next
+	fenceTarget *primary.Target
 
 	clients atomic.Int64
 	held    atomic.Int64
@@ -76,8 +87,11 @@ func New(cfg Config, log *slog.Logger, reg prometheus.Registerer) (*Proxy, error
 	p := &Proxy{
 		log: log, mode: l.cfg.Pool.Mode, secret: make([]byte, 32),
 		pools: make(map[poolKey]*pool.Pool[*server]), sessions: make(map[uint32]*session),
-		greeting: make(map[string]map[string]string),
+		greeting:     make(map[string]map[string]string),
+		standbyPools: make(map[standbyKey]*pool.Pool[*server]), routers: make(map[string]router),
+		newRouter: func(string) router { return route.New(nil, route.Config{}) },
 	}
+	p.fence = fence.New(p.askPosition, l.cfg.Probe.Timeout)
 	if _, err := rand.Read(p.secret); err != nil {
 		return nil, err
 	}
@@ -148,7 +162,7 @@ func (p *Proxy) Reload(cfg Config) error {
 	p.live.Store(l)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, pl := range p.pools {
+	for _, pl := range p.allPools() {
 		pl.Resize(l.cfg.Pool.Size, l.cfg.Pool.Queue)
 	}
 	return nil
@@ -196,6 +210,10 @@ func (p *Proxy) Run(ctx context.Context, ln net.Listener) error {
 	bgWG.Go(func() { _ = p.tracker.Run(bg) })
 	bgWG.Go(func() { p.followPrimary(bg) })
 	bgWG.Go(func() { p.closeIdle(bg) })
+	bgWG.Go(func() {
+		_ = p.fence.Run(bg)
+		p.closeFence(bg)
+	})
 
 	unwatch := context.AfterFunc(ctx, func() { _ = ln.Close() })
 	err := p.accept(ctx, ln)
@@ -217,7 +235,7 @@ func (p *Proxy) Run(ctx context.Context, ln net.Listener) error {
 	for _, s := range p.sessions {
 		s.cut(stopping)
 	}
-	for _, pl := range p.pools {
+	for _, pl := range p.allPools() {
 		for _, srv := range pl.Members() {
 			srv.close()
 		}
@@ -225,7 +243,7 @@ func (p *Proxy) Run(ctx context.Context, ln net.Listener) error {
 	p.mu.Unlock()
 	p.waitSessions(5 * time.Second)
 	p.mu.Lock()
-	for _, pl := range p.pools {
+	for _, pl := range p.allPools() {
 		for _, srv := range pl.Members() {
 			srv.close()
 		}
@@ -300,10 +318,14 @@ func (p *Proxy) followPrimary(ctx context.Context) {
 		if v.Primary != nil {
 			p.metrics.everReady.Store(true)
 		}
+		p.standbys.keep(v.Standbys)
+		p.closeLostStandbys()
 		var grace <-chan time.Time
 		for _, srv := range p.servers() {
 			switch {
 			case srv.target == v.Primary:
+			case srv.target.Standby && v.Server(srv.target.Endpoint).Up:
+				// What runs there may end; nothing new begins on a lost target.
 			case v.Primary == nil && !v.Demoted(srv.target) && time.Since(v.Since) < lastWords:
 				timer.Reset(lastWords - time.Since(v.Since))
 				grace = timer.C
@@ -316,6 +338,18 @@ func (p *Proxy) followPrimary(ctx context.Context) {
 			return
 		case <-v.Changed:
 		case <-grace:
+		}
+	}
+}
+
+// closeLostStandbys closes the idle connections to servers that are no longer
+// standbys. One that was promoted needs the room for its new work.
+func (p *Proxy) closeLostStandbys() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, pl := range p.standbyPools {
+		for srv, ok := pl.TakeIdle((*server).stale); ok; srv, ok = pl.TakeIdle((*server).stale) {
+			srv.close()
 		}
 	}
 }
@@ -335,7 +369,7 @@ func (p *Proxy) closeIdle(ctx context.Context) {
 			continue
 		}
 		p.mu.Lock()
-		for _, pl := range p.pools {
+		for _, pl := range p.allPools() {
 			if srv, ok := pl.TakeIdle(func(s *server) bool { return time.Since(s.usedAt()) > limit }); ok {
 				srv.close()
 			}
@@ -344,11 +378,23 @@ func (p *Proxy) closeIdle(ctx context.Context) {
 	}
 }
 
+// allPools lists the pools of the primary and of the standbys. mu is held.
+func (p *Proxy) allPools() []*pool.Pool[*server] {
+	all := make([]*pool.Pool[*server], 0, len(p.pools)+len(p.standbyPools))
+	for _, pl := range p.pools {
+		all = append(all, pl)
+	}
+	for _, pl := range p.standbyPools {
+		all = append(all, pl)
+	}
+	return all
+}
+
 func (p *Proxy) servers() []*server {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var all []*server
-	for _, pl := range p.pools {
+	for _, pl := range p.allPools() {
 		all = append(all, pl.Members()...)
 	}
 	return all

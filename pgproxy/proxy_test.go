@@ -35,6 +35,12 @@ type running struct {
 
 func startProxy(t testing.TB, change func(*Config), servers ...*servertest.Postgres) *running {
 	t.Helper()
+	return startProxyWith(t, change, nil, servers...)
+}
+
+// startProxyWith lets a test change the proxy itself before it runs.
+func startProxyWith(t testing.TB, change func(*Config), prepare func(*Proxy), servers ...*servertest.Postgres) *running {
+	t.Helper()
 	cfg := DefaultConfig()
 	for i, s := range servers {
 		cfg.Backends = append(cfg.Backends, topology.Endpoint{Name: fmt.Sprint("pg", i), Address: s.Address()})
@@ -54,6 +60,9 @@ func startProxy(t testing.TB, change func(*Config), servers ...*servertest.Postg
 	p, err := New(cfg, log, nil)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if prepare != nil {
+		prepare(p)
 	}
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -54,10 +54,17 @@ type server struct {
 
 	// The following belong to the reading goroutine.
 	resetting   atomic.Bool // DISCARD ALL runs for nobody
+	rollingBack atomic.Bool // ROLLBACK runs for nobody
 	resetFailed bool
 	commitDoubt bool // the warning that a commit may be on one server only
 	lastFatal   *pgwire.ErrorResponse
 	torn        bool // part of a message has gone to the client
+
+	// The same, of a standby. See filter.
+	holding  bool        // the client has seen nothing of the present answer
+	dropped  why         // the client will see nothing of it; whys is not so
+	dropping atomic.Bool // the same for the client's goroutine
+	unclean  bool        // its settings are unknown
 
 	queries, transactions, bytesIn, bytesOut atomic.Uint64
 }
@@ -68,8 +75,9 @@ type prepared struct {
 	used uint64
 }
 
-// dial opens a connection to the target and starts its goroutine.
-func (p *Proxy) dial(ctx context.Context, t *primary.Target, s *session) (*server, error) {
+// dial opens a connection to the target, which becomes a member of the pool, and
+// starts its goroutine.
+func (p *Proxy) dial(ctx context.Context, t *primary.Target, s *session, pl *pool.Pool[*server]) (*server, error) {
 	l := p.live.Load()
 	acc, ok := l.accounts[s.user]
 	if !ok {
@@ -98,16 +106,19 @@ func (p *Proxy) dial(ctx context.Context, t *primary.Target, s *session) (*serve
 	if err != nil {
 		return nil, err
 	}
-	if h.ParameterStatuses["in_hot_standby"] == "on" {
+	if standby := h.ParameterStatuses["in_hot_standby"] == "on"; standby != t.Standby {
 		_ = h.Conn.Close()
-		return nil, errors.New("the server has become a standby")
+		if standby {
+			return nil, errors.New("the server has become a standby")
+		}
+		return nil, errors.New("the server is no longer a standby")
 	}
 	_ = h.Conn.SetDeadline(time.Time{})
 	srv := &server{
-		p: p, pool: s.pool, target: t, conn: h.Conn, pid: h.PID, key: h.SecretKey,
+		p: p, pool: pl, target: t, conn: h.Conn, pid: h.PID, key: h.SecretKey,
 		br: bufio.NewReaderSize(h.Conn, bufferSize), bw: bufio.NewWriterSize(h.Conn, bufferSize),
 		cw: bufio.NewWriterSize(nil, bufferSize), reported: maps.Clone(h.ParameterStatuses),
-		applied: newSettings(nil), prepared: make(map[string]*prepared),
+		applied: newSettings(nil), prepared: make(map[string]*prepared), holding: true, dropped: whys,
 	}
 	srv.used.Store(time.Now().UnixNano())
 	srv.pool.Add(srv)
@@ -140,6 +151,14 @@ func (srv *server) query(sql string) error {
 		return err
 	}
 	return srv.bw.Flush()
+}
+
+// rollback ends a transaction that its client has left; then the connection goes
+// back to the pool. rollingBack was set before the session was detached.
+func (srv *server) rollback() {
+	if srv.query("ROLLBACK") != nil {
+		srv.close()
+	}
 }
 
 // stale reports whether the server must not be used any more.
@@ -214,7 +233,9 @@ func (srv *server) relay() error {
 	var locked *session
 	defer func() {
 		if locked != nil {
-			_ = srv.cw.Flush() // whole messages that arrived before the end
+			if !srv.held(locked) {
+				_ = srv.cw.Flush() // whole messages that arrived before the end
+			}
 			locked.wmu.Unlock()
 		}
 	}()
@@ -231,7 +252,7 @@ func (srv *server) relay() error {
 		return nil
 	}
 	for {
-		if !pgwire.HasFullMessage(srv.br) {
+		if !pgwire.HasFullMessage(srv.br) && !srv.held(locked) {
 			if err := flush(); err != nil {
 				return err
 			}
@@ -247,6 +268,26 @@ func (srv *server) relay() error {
 				return err
 			}
 			continue
+		}
+		if srv.target.Standby {
+			done, err := srv.filter(s, typ, size)
+			if err != nil {
+				return err
+			}
+			if done {
+				continue
+			}
+			if typ == 'Z' && srv.dropped != whys {
+				if locked != nil {
+					srv.cw.Reset(nil)
+					locked.wmu.Unlock()
+					locked = nil
+				}
+				if err := srv.dropEnd(s); err != nil {
+					return err
+				}
+				continue
+			}
 		}
 		forward := true
 		switch typ {
@@ -305,16 +346,21 @@ func (srv *server) relay() error {
 			if _, err := pgwire.Copy(srv.cw, srv.br, size); err != nil {
 				return err
 			}
-			if early || !pgwire.HasFullMessage(srv.br) {
+			standby := srv.target.Standby
+			if early || standby || !pgwire.HasFullMessage(srv.br) {
 				if err := flush(); err != nil {
 					return err
 				}
 			}
+			srv.holding = true
 			if early || s.releaseIfDone(srv) {
 				if err := flush(); err != nil {
 					return err
 				}
 				srv.release()
+			}
+			if standby {
+				s.finish(whys)
 			}
 			continue
 		}
@@ -386,6 +432,9 @@ func (srv *server) parameter(s *session, size int) (forward bool, err error) {
 	srv.mu.Lock()
 	srv.reported[string(name)] = string(value)
 	srv.mu.Unlock()
+	if srv.target.Standby && string(name) == "in_hot_standby" {
+		return false, nil // the client is told what holds on the primary
+	}
 	return s != nil && !s.internal.Load(), nil
 }
 
@@ -393,6 +442,14 @@ func (srv *server) parameter(s *session, size int) (forward bool, err error) {
 // of a reset, or of the settings that go before a client's own statement.
 func (srv *server) swallow(s *session, typ byte, size int) error {
 	switch typ {
+	case 'D':
+		if s != nil && srv.target.Standby && size <= bufferSize {
+			b, err := srv.br.Peek(size)
+			if err != nil {
+				return err
+			}
+			s.checkRow(b[pgwire.HeaderLen:])
+		}
 	case 'E':
 		b, err := srv.br.Peek(min(size, bufferSize))
 		if err != nil {
@@ -423,6 +480,12 @@ func (srv *server) swallow(s *session, typ byte, size int) error {
 			if s.internalDone(srv, status) {
 				srv.release()
 			}
+		case srv.rollingBack.Load():
+			srv.rollingBack.Store(false)
+			if status != 'I' {
+				return errors.New("the transaction could not be rolled back")
+			}
+			srv.release()
 		case srv.resetting.Load():
 			if status != 'I' || srv.resetFailed {
 				return errors.New("the session could not be reset")
@@ -436,4 +499,9 @@ func (srv *server) swallow(s *session, typ byte, size int) error {
 		return nil
 	}
 	return pgwire.Skip(srv.br, size)
+}
+
+// held reports that what was written for a client must not reach it yet.
+func (srv *server) held(s *session) bool {
+	return srv.target.Standby && srv.holding && s != nil && s.reading.active.Load()
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"fournines/internal/pgwire"
+	"fournines/pgproxy/fence"
 	"fournines/pgproxy/pool"
 	"fournines/pgproxy/route"
 )
@@ -28,9 +29,11 @@ type session struct {
 	p        *Proxy
 	conn     net.Conn
 	br       *bufio.Reader
+	src      *bufio.Reader // where messages are handled from: br, or a unit that is run again
 	user     string
 	database string
 	pool     *pool.Pool[*server]
+	router   router
 	pid      uint32
 	key      [4]byte
 	hello    []byte // collected answers of the login
@@ -61,7 +64,7 @@ type session struct {
 	savepoint  bool
 	rolledBack bool
 	lost       *lostTransaction
-	begin      string // the open transaction's BEGIN while it has done nothing else
+	begin      string // the open transaction's BEGIN while it has done nothing on a primary
 	deferred   string // a BEGIN that the next server must hear first
 	replay     []byte // the simple query under way, while it may be sent again
 	gone       bool
@@ -72,6 +75,15 @@ type session struct {
 	unnamed    *statement
 	portals    map[string]*statement
 	reported   map[string]string
+
+	// Of read/write splitting.
+	reading     reading
+	token       fence.Position // at least so far is the next read; for consistency per session
+	onPrimary   bool           // something ran on the primary since the token
+	hint        route.Hint     // the setting fournines.route
+	foreign     bool           // standard_conforming_strings is, or was, off
+	oneSnapshot bool           // the default isolation level is not READ COMMITTED
+	hasRead     bool           // the open transaction has read on a standby
 
 	// Of the goroutine that handles messages.
 	scratch []byte
@@ -90,6 +102,7 @@ type batch struct {
 type change struct {
 	kind      route.Kind
 	name, sql string
+	hint      route.Hint // of fournines.route
 }
 
 // lostTransaction is the state after a server was lost inside a transaction.
@@ -153,8 +166,20 @@ func (s *session) relay() error {
 		if err := pgwire.CheckClientSize(typ, size); err != nil {
 			return err
 		}
+		u, err := s.peekUnit(typ, size)
+		if err != nil {
+			if errors.Is(err, os.ErrDeadlineExceeded) && s.ctx.Err() == nil {
+				_ = s.drained() // there is a message, so it goes on
+				continue
+			}
+			return err
+		}
 		s.upMu.Lock()
-		err = s.message(typ, size)
+		if u != nil {
+			err = s.runUnit(u)
+		} else {
+			err = s.message(typ, size)
+		}
 		s.upMu.Unlock()
 		if err != nil {
 			return err
@@ -232,6 +257,10 @@ func (s *session) lockAttached() (*server, error) {
 			s.mu.Lock()
 			continue
 		}
+		if s.reading.active.Load() {
+			s.mu.Unlock()
+			return nil, errSkip // the standby was lost; the whole unit will run again
+		}
 		s.mu.Unlock()
 		srv, err := s.p.acquire(s)
 		if err != nil {
@@ -249,17 +278,19 @@ func (s *session) lockAttached() (*server, error) {
 		srv.sess.Store(s)
 		srv.mu.Unlock()
 		s.srv = srv
-		sql := changeSQL(srv.applied, s.params) + s.deferred
-		s.deferred = ""
+		s.onPrimary = true
 		if s.p.mode == ModeSession {
 			s.pinned = route.PinSessionState
 		}
-		if sql != "" {
+		// Two queries: settings made in one string with BEGIN would end with the
+		// transaction.
+		if sql := changeSQL(srv.applied, s.params); sql != "" {
 			srv.applied = s.params
-			srv.unnamed = nil
-			s.internal.Store(true)
-			s.q = append(s.q, op{kind: opInternal})
-			s.out = pgwire.AppendQuery(s.out, sql)
+			s.internalQuery(srv, sql)
+		}
+		if s.deferred != "" {
+			s.internalQuery(srv, s.deferred)
+			s.deferred = ""
 		}
 		return srv, nil
 	}
@@ -273,9 +304,20 @@ func (s *session) push(o op) {
 	s.q = append(s.q, o)
 }
 
+// onlyInternal reports that nothing but the proxy's own statements is under way.
+// mu is held.
+func (s *session) onlyInternal() bool {
+	for _, o := range s.q[s.head:] {
+		if o.kind != opInternal {
+			return false
+		}
+	}
+	return true
+}
+
 // startBatch notes the first message of a batch. mu is held.
 func (s *session) startBatch() {
-	if s.head == len(s.q) || s.head == len(s.q)-1 && s.q[s.head].kind == opInternal {
+	if s.onlyInternal() {
 		s.output.Store(false)
 	}
 	s.replay = s.replay[:0]
@@ -384,8 +426,11 @@ func (s *session) ready(srv *server, status byte) (early, ok bool) {
 	if !failed {
 		s.txChanges = append(s.txChanges, o.changes...)
 	}
-	if o.facts.Kind != route.Begin {
+	if o.facts.Kind != route.Begin && !srv.target.Standby {
 		s.begin = ""
+	}
+	if srv.target.Standby {
+		s.hasRead = true
 	}
 	if status == 'I' {
 		srv.transactions.Add(1)
@@ -413,6 +458,7 @@ func (s *session) ready(srv *server, status byte) (early, ok bool) {
 // done reports whether the server may go back. mu is held.
 func (s *session) done() bool { return s.idle() && s.pinned == route.NoPin && s.srv != nil }
 
+// detach gives up the server without telling it. mu is held.
 func (s *session) detach() {
 	s.srv.sess.Store(nil)
 	s.srv = nil
@@ -436,9 +482,18 @@ func (s *session) internalDone(srv *server, status byte) (release bool) {
 	if s.srv != srv {
 		return false
 	}
-	s.internal.Store(false)
 	if s.head < len(s.q) && s.q[s.head].kind == opInternal {
 		s.head++
+	}
+	more := s.head < len(s.q) && s.q[s.head].kind == opInternal
+	s.internal.Store(more)
+	if srv.target.Standby {
+		if !more {
+			if w := s.judge(srv); w != whys {
+				srv.drop(w)
+			}
+		}
+		return false
 	}
 	if s.reported == nil { // login
 		srv.mu.Lock()
@@ -474,8 +529,10 @@ func (s *session) apply(srv *server) {
 	for _, c := range s.txChanges {
 		switch c.kind {
 		case route.Set:
+			s.settingsChanged(c.name, c.hint)
 			s.params, srv.applied = s.params.with(c.name, c.sql), srv.applied.with(c.name, c.sql)
 		case route.Reset:
+			s.settingsChanged(c.name, s.startup.hint)
 			srv.applied = srv.applied.without(c.name)
 			if sql, ok := s.startup.get(c.name); ok {
 				s.params = s.params.with(c.name, sql)
@@ -483,6 +540,7 @@ func (s *session) apply(srv *server) {
 				s.params = s.params.without(c.name)
 			}
 		case route.ResetAll:
+			s.settingsChanged(route.RouteSetting, s.startup.hint)
 			srv.applied, s.params = newSettings(nil), s.startup
 		case route.DiscardAll, route.DeallocateAll:
 			for name := range s.stmts {
@@ -491,6 +549,7 @@ func (s *session) apply(srv *server) {
 			clear(srv.prepared)
 			srv.unnamed, s.unnamed = nil, nil
 			if c.kind == route.DiscardAll {
+				s.settingsChanged(route.RouteSetting, s.startup.hint)
 				srv.applied, s.params = newSettings(nil), s.startup
 				if s.p.mode != ModeSession {
 					s.pinned = route.NoPin

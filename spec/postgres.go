@@ -47,7 +47,21 @@ type PostgresProxy struct {
 	HoldTimeout Duration `yaml:"holdTimeout" range:"0s..5m"`
 	// HoldQueue is how many clients may wait so; the next one fails at once.
 	HoldQueue int `yaml:"holdQueue" range:"0..100000"`
+	// Splitting lets standbys answer reads, and says what such a read may miss:
+	// with fence nothing that was acknowledged to anybody before it was sent,
+	// with session nothing that the same client has written or read, with
+	// bounded at most what is younger than maxStaleness; off sends every
+	// statement to the primary.
+	Splitting Splitting `yaml:"splitting" enum:"off,fence,session,bounded"`
+	// MaxStaleness is how much a read may miss with bounded.
+	MaxStaleness Duration `yaml:"maxStaleness" range:"1ms..1m"`
 }
+
+// Splitting says which reads run on standbys.
+type Splitting string
+
+// SplittingOff sends every statement to the primary.
+const SplittingOff Splitting = "off"
 
 // ReservedConnections is the part of postgres.maxConnections that the proxies
 // leave to replication, monitoring and the operator.
@@ -69,6 +83,8 @@ func defaultPostgres() Postgres {
 			PoolSize:             90,
 			HoldTimeout:          Duration(30 * second),
 			HoldQueue:            1000,
+			Splitting:            SplittingOff,
+			MaxStaleness:         Duration(100 * millisecond),
 		},
 	}
 }

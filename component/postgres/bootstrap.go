@@ -132,8 +132,12 @@ func (c *BootstrapConfig) apply(ctx context.Context, primary string) error {
 			return err
 		}
 	}
-	if _, err := conn.Exec(ctx, "GRANT pg_monitor TO monitor"); err != nil {
-		return fmt.Errorf("grant pg_monitor: %w", err)
+	// pgproxy asks a standby which timeline it receives, so that it is used again
+	// soon after a failover.
+	for _, grant := range []string{"GRANT pg_monitor TO monitor", "GRANT pg_read_all_stats TO pgproxy"} {
+		if _, err := conn.Exec(ctx, grant); err != nil {
+			return fmt.Errorf("%s: %w", grant, err)
+		}
 	}
 	var exists bool
 	if err := conn.QueryRow(ctx, "SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)", c.Database).Scan(&exists); err != nil {

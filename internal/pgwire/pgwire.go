@@ -150,3 +150,30 @@ func CString(b []byte) (s, rest []byte, ok bool) {
 // HasFullMessage reports whether r already holds the header of another
 // message, which is when a writer should wait with its flush.
 func HasFullMessage(r *bufio.Reader) bool { return r.Buffered() >= HeaderLen }
+
+// Columns returns the values of a DataRow's body; NULL is nil. ok is false when
+// the body is malformed.
+func Columns(body []byte) (values [][]byte, ok bool) {
+	if len(body) < 2 {
+		return nil, false
+	}
+	n := int(binary.BigEndian.Uint16(body))
+	body = body[2:]
+	for range n {
+		if len(body) < 4 {
+			return nil, false
+		}
+		size := int(int32(binary.BigEndian.Uint32(body))) //nolint:gosec // -1 is NULL
+		body = body[4:]
+		if size < 0 {
+			values = append(values, nil)
+			continue
+		}
+		if size > len(body) {
+			return nil, false
+		}
+		values = append(values, body[:size:size])
+		body = body[size:]
+	}
+	return values, len(body) == 0
+}

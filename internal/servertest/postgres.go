@@ -104,7 +104,7 @@ func NewPostgres(tb testing.TB, opts PostgresOptions) *Postgres {
 		"GRANT EXECUTE ON FUNCTION pg_ls_dir(text, boolean, boolean), pg_stat_file(text, boolean), pg_read_binary_file(text), pg_read_binary_file(text, bigint, bigint, boolean) TO rewind",
 		fmt.Sprintf("CREATE ROLE dify LOGIN PASSWORD '%s'", p.passwords["dify"]),
 		fmt.Sprintf("CREATE ROLE monitor LOGIN PASSWORD '%s' IN ROLE pg_monitor", p.passwords["monitor"]),
-		fmt.Sprintf("CREATE ROLE pgproxy LOGIN PASSWORD '%s'", p.passwords["pgproxy"]),
+		fmt.Sprintf("CREATE ROLE pgproxy LOGIN PASSWORD '%s' IN ROLE pg_read_all_stats", p.passwords["pgproxy"]),
 		"CREATE DATABASE dify OWNER dify")
 	return p
 }
@@ -435,6 +435,20 @@ func (p *Postgres) StartAsPrimary() {
 	}
 	p.Start()
 }
+
+// Follow makes a running standby stream from another primary, as after a
+// failover, without a restart.
+func (p *Postgres) Follow(primary *Postgres) {
+	p.tb.Helper()
+	p.Exec(fmt.Sprintf("ALTER SYSTEM SET primary_conninfo = 'host=%s port=%d user=replicator password=%s application_name=standby_%d'",
+		primary.host, primary.port, p.passwords["replicator"], p.port), "SELECT pg_reload_conf()")
+}
+
+// PauseReplay makes a standby stop replaying WAL; it goes on receiving it.
+func (p *Postgres) PauseReplay() { p.Exec("SELECT pg_wal_replay_pause()") }
+
+// ResumeReplay takes PauseReplay back.
+func (p *Postgres) ResumeReplay() { p.Exec("SELECT pg_wal_replay_resume()") }
 
 // Address is the server's host:port.
 func (p *Postgres) Address() string { return net.JoinHostPort(p.host, strconv.Itoa(p.port)) }

@@ -1,10 +1,12 @@
 // Package primary finds out which of several PostgreSQL servers is the
-// primary by asking each of them, and nobody else.
+// primary, and which are its standbys, by asking each of them, and nobody else.
 //
 // A server is the primary when it answers, is not in recovery, takes writes,
 // and stands on the highest timeline that has ever been seen, with all the WAL
 // that has been seen on it. Two servers that claim this on the same timeline are
-// both refused until one of them stops.
+// both refused until one of them stops. A server is a standby of that primary
+// when it answers, is in recovery, belongs to the same cluster and follows the
+// primary's timeline.
 package primary
 
 import (
@@ -24,7 +26,10 @@ type Status struct {
 	InRecovery bool
 	// ReadOnly is true when transactions are read-only by default or in recovery.
 	ReadOnly bool
-	// Timeline counts promotions; 0 is unknown.
+	// Timeline counts promotions; 0 is unknown. Of a standby it is the one that
+	// it receives, as far as the probe's role may read that
+	// (pg_read_all_stats); else the one of its last restart point, which
+	// follows a promotion after minutes only.
 	Timeline uint32
 	// LSN is the last written, or on a standby the last replayed, position.
 	LSN uint64
@@ -36,6 +41,8 @@ type Status struct {
 	Err error
 	// At is when the server answered last.
 	At time.Time
+	// RTT is the smoothed duration of a probe on an open connection; 0 is unknown.
+	RTT time.Duration
 	// Parameters are what the server reported when the probe logged in. The map
 	// is never changed.
 	Parameters map[string]string
@@ -48,14 +55,19 @@ type Status struct {
 // therefore not used; nil for all others.
 func (s *Status) Lacks() error { return s.lacks }
 
-// Target is the primary during one reign. A pointer to it identifies the
-// reign: a server that loses and regains the role gets a new Target.
+// Target is the primary during one reign, or one of its standbys. A pointer to
+// it identifies the reign: a server that loses and regains the role gets a new
+// Target.
 type Target struct {
 	Endpoint topology.Endpoint
 	Timeline uint32
-	// Generation counts the reigns that this process has seen, from 1.
+	// Generation counts the reigns that this process has seen, from 1. A
+	// standby has the generation of its primary.
 	Generation uint64
-	// Lost is closed when the reign ends.
+	// Standby is false for the primary.
+	Standby bool
+	// Lost is closed when the reign ends, or when a standby is down or no
+	// longer follows the primary.
 	Lost <-chan struct{}
 
 	lost chan struct{}
@@ -67,9 +79,12 @@ type View struct {
 	Primary *Target
 	// Why says in words why Primary is nil.
 	Why string
+	// Standbys follow Primary, in configured order; there are none without it.
+	Standbys []*Target
 	// Servers has one entry per endpoint in configured order.
 	Servers []Status
-	// Changed is closed when a newer View with another Primary exists.
+	// Changed is closed when a newer View with another Primary or other
+	// Standbys exists.
 	Changed <-chan struct{}
 	// Since is when Primary took its present value.
 	Since time.Time
@@ -78,12 +93,24 @@ type View struct {
 // Demoted reports that the server of a reign that has ended still answers: it
 // was not lost, it is no longer the primary.
 func (v *View) Demoted(t *Target) bool {
+	return v.Server(t.Endpoint).Up
+}
+
+// Server returns what the server of an endpoint said last.
+func (v *View) Server(e topology.Endpoint) Status {
 	for _, s := range v.Servers {
-		if s.Endpoint == t.Endpoint {
-			return s.Up
+		if s.Endpoint == e {
+			return s
 		}
 	}
-	return false
+	return Status{Endpoint: e}
+}
+
+// follows reports that a server is a standby of the primary. Positions in the
+// WAL of another timeline cannot be compared with the primary's: such a standby
+// may have gone on where the primary's history ends.
+func (s *Status) follows(primary *Status) bool {
+	return s.Up && s.InRecovery && s.Timeline == primary.Timeline && s.SystemID == primary.SystemID
 }
 
 // choose applies the rule of the package comment. highest is the highest

@@ -193,7 +193,7 @@ func TestPrimaryWithoutTheLastCommitsIsRefused(t *testing.T) {
 	if err := a.QueryRow("SELECT pg_current_wal_flush_lsn()::text").Scan(&end); err != nil {
 		t.Fatal(err)
 	}
-	want, err := parseLSN(end)
+	want, err := ParseLSN(end)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -218,4 +218,107 @@ func TestPrimaryWithoutTheLastCommitsIsRefused(t *testing.T) {
 	b.Stop()
 	a.Start()
 	await("a", "")
+}
+
+func TestFollows(t *testing.T) {
+	p := Status{Up: true, Timeline: 2, SystemID: "7"}
+	tests := []struct {
+		name string
+		s    Status
+		want bool
+	}{
+		{"a standby", Status{Up: true, InRecovery: true, Timeline: 2, SystemID: "7"}, true},
+		{"down", Status{InRecovery: true, Timeline: 2, SystemID: "7"}, false},
+		{"another primary", Status{Up: true, Timeline: 2, SystemID: "7"}, false},
+		{"on an older timeline", Status{Up: true, InRecovery: true, Timeline: 1, SystemID: "7"}, false},
+		{"of another cluster", Status{Up: true, InRecovery: true, Timeline: 2, SystemID: "8"}, false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			if got := tt.s.follows(&p); got != tt.want {
+				t.Fatal(got)
+			}
+		})
+	}
+}
+
+func TestStandbys(t *testing.T) {
+	a := servertest.NewPostgres(t, servertest.PostgresOptions{})
+	b := servertest.NewStandby(t, a)
+	c := servertest.NewStandby(t, a)
+	named := map[string]*servertest.Postgres{"a": a, "b": b, "c": c}
+	var opts Options
+	for _, name := range []string{"a", "b", "c"} {
+		opts.Endpoints = append(opts.Endpoints, topology.Endpoint{Name: name, Address: named[name].Address()})
+	}
+	opts.Connect = func(ctx context.Context, e topology.Endpoint) (*pgconn.PgConn, error) {
+		return pgconn.Connect(ctx, strings.Replace(named[e.Name].DSN("pgproxy"), "/dify", "/postgres", 1))
+	}
+	opts.Interval, opts.Timeout, opts.Misses = 50*time.Millisecond, time.Second, 3
+	tr := New(opts, slog.New(slog.DiscardHandler))
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- tr.Run(ctx) }()
+	defer func() { cancel(); <-done }()
+
+	want := func(names string) []*Target {
+		t.Helper()
+		var got []*Target
+		eventually.Nil(t, time.Minute, func() error {
+			v := tr.View()
+			got = v.Standbys
+			var list []string
+			for _, s := range got {
+				list = append(list, s.Endpoint.Name)
+				if !s.Standby || s.Generation != v.Primary.Generation {
+					t.Fatalf("standby %+v of primary %+v", s, v.Primary)
+				}
+			}
+			if strings.Join(list, " ") != names {
+				return fmt.Errorf("standbys %v, want %q", list, names)
+			}
+			return nil
+		})
+		return got
+	}
+	lost := func(target *Target) bool {
+		select {
+		case <-target.Lost:
+			return true
+		default:
+			return false
+		}
+	}
+	first := want("b c")
+	b.Pause()
+	want("c")
+	if !lost(first[0]) || lost(first[1]) {
+		t.Fatal("the end of one standby must be told, and of no other")
+	}
+	b.Resume()
+	if again := want("b c"); again[1] != first[1] || again[0] == first[0] {
+		t.Fatal("a standby that comes back must be a new target, and the other one must stay")
+	}
+	// A standby of a lost primary has a history of its own until it follows the
+	// new one.
+	a.Kill()
+	b.Promote()
+	want("")
+	c.Follow(b)
+	if got := want("c"); got[0].Timeline != 2 {
+		t.Fatalf("timeline %d", got[0].Timeline)
+	}
+}
+
+func TestParseLSN(t *testing.T) {
+	for in, want := range map[string]uint64{"": 0, "0/0": 0, "16/B374D848": 0x16_B374D848, "FFFFFFFF/FFFFFFFF": 1<<64 - 1} {
+		if got, err := ParseLSN(in); err != nil || got != want {
+			t.Errorf("%s: %x, %v", in, got, err)
+		}
+	}
+	for _, in := range []string{"1", "/", "1/", "x/1", "1/100000000"} {
+		if got, err := ParseLSN(in); err == nil {
+			t.Errorf("%q: %x", in, got)
+		}
+	}
 }

@@ -49,6 +49,7 @@ type Tracker struct {
 	written    proven
 	generation uint64
 	current    *Target
+	standbys   []*Target
 	changed    chan struct{}
 	since      time.Time
 	failovers  atomic.Uint64
@@ -148,7 +149,8 @@ func closeConn(ctx context.Context, conn *pgconn.PgConn) {
 // primary's timeline from its WAL file name: after a promotion the control
 // file still names the old one until the next checkpoint ends.
 const probeSQL = `SELECT r, CASE WHEN r THEN pg_catalog.pg_last_wal_replay_lsn() ELSE pg_catalog.pg_current_wal_lsn() END,
- CASE WHEN r THEN (SELECT timeline_id::text FROM pg_catalog.pg_control_checkpoint()) ELSE pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()) END,
+ CASE WHEN r THEN coalesce((SELECT received_tli FROM pg_catalog.pg_stat_get_wal_receiver()),
+ (SELECT timeline_id FROM pg_catalog.pg_control_checkpoint()))::text ELSE pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()) END,
  pg_catalog.current_setting('transaction_read_only'), (SELECT system_identifier FROM pg_catalog.pg_control_system()),
  CASE WHEN r THEN NULL ELSE pg_catalog.pg_current_wal_flush_lsn() END
  FROM (SELECT pg_catalog.pg_is_in_recovery() AS r) AS x`
@@ -166,6 +168,7 @@ func (t *Tracker) probe(ctx context.Context, i int, conn **pgconn.PgConn) (Statu
 	t.mu.Lock()
 	written := t.written // as it was before the server is asked
 	t.mu.Unlock()
+	asked := time.Now()
 	results, err := (*conn).Exec(ctx, probeSQL).ReadAll()
 	if err == nil && (len(results) != 1 || len(results[0].Rows) != 1 || len(results[0].Rows[0]) != 6) {
 		err = errors.New("unexpected answer to the probe")
@@ -175,11 +178,12 @@ func (t *Tracker) probe(ctx context.Context, i int, conn **pgconn.PgConn) (Statu
 		*conn = nil
 		return st, err
 	}
+	st.RTT = time.Since(asked)
 	row := results[0].Rows[0]
 	st.InRecovery = string(row[0]) == "t"
 	st.ReadOnly = string(row[3]) == "on"
 	st.SystemID = string(row[4])
-	if st.LSN, err = parseLSN(string(row[1])); err != nil {
+	if st.LSN, err = ParseLSN(string(row[1])); err != nil {
 		return st, err
 	}
 	var tl uint64
@@ -192,7 +196,7 @@ func (t *Tracker) probe(ctx context.Context, i int, conn **pgconn.PgConn) (Statu
 	}
 	st.Timeline = uint32(tl)
 	if err == nil {
-		st.flushed, err = parseLSN(string(row[5]))
+		st.flushed, err = ParseLSN(string(row[5]))
 		st.lacks = written.lacking(&st)
 	}
 	return st, err
@@ -212,7 +216,9 @@ func reportedParameters(conn *pgconn.PgConn) map[string]string {
 	return all
 }
 
-func parseLSN(s string) (uint64, error) {
+// ParseLSN reads a WAL position as PostgreSQL writes it, "16/B374D848"; nothing
+// is position 0.
+func ParseLSN(s string) (uint64, error) {
 	if s == "" {
 		return 0, nil // a standby that has replayed nothing yet
 	}
@@ -252,6 +258,9 @@ func (t *Tracker) report(i int, st Status, err error) {
 		t.servers[i] = next
 	} else {
 		st.Up, st.At = true, time.Now()
+		if old.RTT > 0 {
+			st.RTT = old.RTT + (st.RTT-old.RTT)/4
+		}
 		if !old.Up || old.InRecovery != st.InRecovery || old.Timeline != st.Timeline {
 			t.log.Info("server answers", "server", st.Endpoint.Name, "standby", st.InRecovery, "timeline", st.Timeline)
 		}
@@ -277,6 +286,7 @@ func (t *Tracker) publish() {
 		best, why = nil, "not every server has been asked yet"
 	}
 	prev := t.view.Load()
+	changed := false
 	if (best == nil) != (t.current == nil) || best != nil &&
 		(best.Endpoint != t.current.Endpoint || best.Timeline != t.current.Timeline) {
 		if t.current != nil {
@@ -295,6 +305,9 @@ func (t *Tracker) publish() {
 			t.log.Warn("no primary", "reason", why)
 		}
 		t.since = time.Now()
+		changed = true
+	}
+	if t.follow(best) || changed {
 		old := t.changed
 		t.changed = make(chan struct{})
 		defer close(old) // after the new View is visible
@@ -303,5 +316,39 @@ func (t *Tracker) publish() {
 		t.conflicts.Add(1)
 		t.log.Error("two primaries", "reason", why)
 	}
-	t.view.Store(&View{Primary: t.current, Why: why, Servers: append([]Status(nil), t.servers...), Changed: t.changed, Since: t.since})
+	t.view.Store(&View{Primary: t.current, Why: why, Standbys: t.standbys, Servers: append([]Status(nil), t.servers...), Changed: t.changed, Since: t.since})
+}
+
+// follow brings the list of standbys up to date and reports whether it changed.
+func (t *Tracker) follow(best *Status) bool {
+	var next []*Target
+	kept := make(map[*Target]bool)
+	for i := range t.servers {
+		s := &t.servers[i]
+		if best == nil || !s.follows(best) {
+			continue
+		}
+		var target *Target
+		for _, old := range t.standbys {
+			if old.Endpoint == s.Endpoint && old.Generation == t.current.Generation {
+				target = old
+				kept[old] = true
+			}
+		}
+		if target == nil {
+			lost := make(chan struct{})
+			target = &Target{Endpoint: s.Endpoint, Timeline: s.Timeline, Generation: t.current.Generation, Standby: true, Lost: lost, lost: lost}
+			t.log.Info("standby found", "server", s.Endpoint.Name, "timeline", s.Timeline, "generation", target.Generation)
+		}
+		next = append(next, target)
+	}
+	changed := len(next) != len(t.standbys)
+	for _, old := range t.standbys {
+		if !kept[old] {
+			close(old.lost)
+			changed = true
+		}
+	}
+	t.standbys = next
+	return changed
 }

@@ -1,0 +1,670 @@
+package pgproxy
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"time"
+
+	"fournines/internal/pgwire"
+	"fournines/pgproxy/fence"
+	"fournines/pgproxy/pool"
+	"fournines/pgproxy/primary"
+	"fournines/pgproxy/route"
+)
+
+// checkSQL travels before a read. Replay only goes forward, so the read that
+// follows sees at least the position that this answers with. The isolation
+// level shows what a role or a database may have as its default.
+const checkSQL = `SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() END,` +
+	` pg_catalog.current_setting('transaction_isolation')`
+
+// errNoPrimary says that there is nobody to ask for a position.
+var errNoPrimary = errors.New("no primary")
+
+// reading is the unit that runs on a standby. The client's goroutine waits for
+// its outcome, so there is one at a time.
+type reading struct {
+	active  atomic.Bool
+	outcome chan why // whys when the client has its answer
+
+	// Under the session's mu.
+	checked, fresh, inTransaction bool
+	need                          fence.Position
+	row                           bool // the check has answered
+	seen                          uint64
+	isolation                     string
+	// undo takes back what the unit did to the session's prepared statements,
+	// before it is run again.
+	undo    []named
+	unnamed *statement
+	logging bool
+}
+
+// named is what a name stood for.
+type named struct {
+	name string
+	st   *statement
+}
+
+// instead says that a unit has to be run on the primary.
+type instead struct {
+	why why
+	// sent: it was sent to a standby, and is out of the read buffer.
+	sent bool
+}
+
+// readOnStandby runs a unit of n bytes from the read buffer on a standby. It
+// returns nil when the client has its answer, and otherwise why not: then the
+// client has seen nothing.
+func (s *session) readOnStandby(pl placement, n int) (*instead, error) {
+	var need fence.Position
+	if pl.fresh {
+		var err error
+		if need, err = s.position(); err != nil {
+			if cause := context.Cause(s.ctx); cause != nil {
+				return nil, cause
+			}
+			s.mu.Lock()
+			s.leaveStandby(&unit{})
+			s.mu.Unlock()
+			return &instead{why: whyNoPosition}, nil
+		}
+	}
+	s.mu.Lock()
+	srv := s.srv
+	s.mu.Unlock()
+	if srv == nil {
+		var no why
+		var err error
+		if srv, no, err = s.p.acquireStandby(s); err != nil {
+			return nil, err
+		}
+		if srv == nil {
+			return &instead{why: no}, nil
+		}
+	}
+	if !s.attachStandby(srv, pl, need) {
+		return &instead{why: whyLost}, nil
+	}
+	err := s.runMessages(s.br, n)
+	srv.flushWrites()
+	if err != nil {
+		s.reading.active.Store(false)
+		return nil, err
+	}
+	no, err := s.await(srv)
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.reading.active.Store(false)
+	s.reading.logging = false
+	if no == whys {
+		s.p.metrics.route(onStandby, pl.reason)
+		return nil, nil
+	}
+	for i := len(s.reading.undo) - 1; i >= 0; i-- {
+		if u := s.reading.undo[i]; u.st != nil {
+			s.stmts[u.name] = u.st
+		} else {
+			delete(s.stmts, u.name)
+		}
+	}
+	s.unnamed = s.reading.unnamed
+	s.batch = batch{}
+	return &instead{why: no, sent: true}, nil
+}
+
+// position returns what a standby must have replayed for the next read.
+func (s *session) position() (fence.Position, error) {
+	cfg := &s.p.live.Load().cfg.Splitting
+	switch cfg.Mode {
+	case SplittingBounded:
+		return s.p.fence.Recent(s.ctx, cfg.MaxStaleness)
+	case SplittingSession:
+		var generation uint64
+		if v := s.p.tracker.View(); v.Primary != nil {
+			generation = v.Primary.Generation
+		}
+		s.mu.Lock()
+		known := !s.onPrimary && s.token.Generation == generation
+		token := s.token
+		s.mu.Unlock()
+		if known {
+			return token, nil
+		}
+	}
+	start := time.Now()
+	pos, err := s.p.fence.Position(s.ctx)
+	s.p.metrics.fenceWaits.Observe(time.Since(start).Seconds())
+	if err == nil {
+		s.mu.Lock()
+		s.token, s.onPrimary = fence.Position{LSN: max(pos.LSN, s.token.LSN), Generation: pos.Generation}, false
+		pos = s.token
+		s.mu.Unlock()
+	}
+	return pos, err
+}
+
+// attachStandby makes srv the session's server and writes to it what goes
+// before the client's own messages, all in one packet with them. It returns
+// false when the server was lost.
+func (s *session) attachStandby(srv *server, pl placement, need fence.Position) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.srv == nil:
+		srv.mu.Lock()
+		if srv.dead {
+			srv.mu.Unlock()
+			return false
+		}
+		srv.sess.Store(s)
+		srv.mu.Unlock()
+		s.srv = srv
+	case s.srv != srv:
+		return false
+	default:
+		srv.mu.Lock()
+		dead := srv.dead
+		srv.mu.Unlock()
+		if dead { // serverLost is about to be called, and will find nothing to do
+			s.detach()
+			s.leaveLost()
+			return false
+		}
+	}
+	r := &s.reading
+	if r.outcome == nil {
+		r.outcome = make(chan why, 1)
+	}
+	select {
+	case <-r.outcome: // of a server that was lost after the last unit had ended
+	default:
+	}
+	r.checked, r.fresh, r.need, r.row, r.seen = pl.checked, pl.fresh, need, false, 0
+	r.inTransaction = s.status == 'T'
+	r.undo, r.unnamed, r.logging = r.undo[:0], s.unnamed, true
+	r.active.Store(true)
+	s.out = s.out[:0]
+	if sql := changeSQL(srv.applied, s.params); sql != "" {
+		srv.applied = s.params
+		s.internalQuery(srv, sql)
+	}
+	check := s.deferred
+	s.deferred = ""
+	if pl.checked {
+		if check != "" {
+			check += "\n;"
+		}
+		check += checkSQL
+	}
+	if check != "" {
+		s.internalQuery(srv, check)
+	}
+	s.write(srv, 0, nil)
+	return true
+}
+
+// internalQuery adds a simple query of the proxy itself to s.out. mu is held.
+func (s *session) internalQuery(srv *server, sql string) {
+	srv.unnamed = nil
+	s.internal.Store(true)
+	s.q = append(s.q, op{kind: opInternal})
+	s.out = pgwire.AppendQuery(s.out, sql)
+}
+
+// cancelStale is how long the answer of a standby that was found to be too old
+// may take until its statement is cancelled.
+const cancelStale = 50 * time.Millisecond
+
+// await waits until the unit on the standby has ended, and looks after the
+// client meanwhile. The server's goroutine, or serverLost, tells the outcome.
+func (s *session) await(srv *server) (why, error) {
+	select {
+	case w := <-s.reading.outcome:
+		return w, nil
+	default:
+	}
+	timer := time.NewTimer(cancelStale)
+	defer timer.Stop()
+	first := true
+	for {
+		select {
+		case w := <-s.reading.outcome:
+			return w, nil
+		case <-s.ctx.Done():
+			return 0, context.Cause(s.ctx)
+		case <-timer.C:
+			if hungUp(s.conn) {
+				return 0, errBye
+			}
+			if first && srv.dropping.Load() {
+				s.cancelDropped(srv)
+			}
+			first = false
+			timer.Reset(time.Second)
+		}
+	}
+}
+
+// cancelDropped ends a statement whose answer nobody will see.
+func (s *session) cancelDropped(srv *server) {
+	s.mu.Lock()
+	if s.srv != srv {
+		s.mu.Unlock()
+		return
+	}
+	srv.holdForCancel()
+	s.mu.Unlock()
+	s.p.wg.Go(func() {
+		defer srv.endCancel()
+		s.p.deliverCancel(srv)
+	})
+}
+
+// finish tells the client's goroutine how its unit ended.
+func (s *session) finish(w why) {
+	select {
+	case s.reading.outcome <- w:
+	default:
+	}
+}
+
+// checkRow reads the answer to checkSQL: a DataRow's body.
+func (s *session) checkRow(body []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	values, ok := pgwire.Columns(body)
+	if !ok || len(values) != 2 || values[0] == nil {
+		return // no longer a standby
+	}
+	pos, err := primary.ParseLSN(string(values[0]))
+	if err != nil {
+		return
+	}
+	s.reading.row, s.reading.seen, s.reading.isolation = true, pos, string(values[1])
+}
+
+// judge says whether the standby may answer, once its own statements are done.
+// mu is held.
+func (s *session) judge(srv *server) why {
+	r := &s.reading
+	if e := s.internalErr.Swap(nil); e != nil {
+		// Its settings cannot be made there, or its isolation level is not allowed.
+		srv.unclean = true
+		s.oneSnapshot = true
+		return whyRefused
+	}
+	if !r.checked {
+		return whys
+	}
+	if r.inTransaction && r.isolation != "read committed" && r.isolation != "read uncommitted" && r.row {
+		s.oneSnapshot = true
+		return whyIsolation
+	}
+	behind := !r.row || r.fresh && (r.seen < r.need.LSN || r.need.Generation != 0 && r.need.Generation != srv.target.Generation)
+	srv.p.standbys.judged(srv.target, behind)
+	if behind {
+		return whyStale
+	}
+	if s.token.LSN < r.seen && s.p.live.Load().cfg.Splitting.Mode == SplittingSession {
+		s.token.LSN = r.seen
+	}
+	return whys
+}
+
+// filter handles a message of a standby that the client may not see, or not
+// yet. done means that it is consumed.
+func (srv *server) filter(s *session, typ byte, size int) (done bool, err error) {
+	if !s.reading.active.Load() {
+		return false, nil
+	}
+	switch {
+	case typ == 'Z':
+		return false, nil
+	case srv.dropped != whys:
+		switch typ {
+		case '1', '3':
+			s.answered(typ)
+		case 'E':
+			b, err := srv.br.Peek(min(size, bufferSize))
+			if err != nil {
+				return false, err
+			}
+			if e := pgwire.ParseError(b[pgwire.HeaderLen:]); e.Severity == "FATAL" || e.Severity == "PANIC" {
+				srv.lastFatal = &e
+			}
+		}
+		return true, pgwire.Skip(srv.br, size)
+	case typ == 'E' && srv.holding && size <= bufferSize:
+		b, err := srv.br.Peek(size)
+		if err != nil {
+			return false, err
+		}
+		e := pgwire.ParseError(b[pgwire.HeaderLen:])
+		switch {
+		case e.Severity == "FATAL" || e.Severity == "PANIC":
+			srv.lastFatal = &e
+			return true, pgwire.Skip(srv.br, size)
+		case errElsewhere(e.Code):
+			srv.drop(whyRefused)
+			return true, pgwire.Skip(srv.br, size)
+		}
+		srv.holding = false
+	case typ == 'D', typ == 'C', typ == 'I', typ == 's', typ == 'H', typ == 'E':
+		srv.holding = false
+	}
+	if srv.cw.Available() < size {
+		srv.holding = false
+	}
+	return false, nil
+}
+
+// drop decides that the client sees nothing of the present answer.
+func (srv *server) drop(w why) {
+	srv.dropped = w
+	srv.dropping.Store(true)
+	if srv.holding && srv.cw.Buffered() > 0 {
+		srv.cw.Reset(nil)
+	}
+}
+
+// dropEnd handles the end of an answer that the client does not see: the
+// session leaves the standby.
+func (srv *server) dropEnd(s *session) error {
+	b, err := srv.br.Peek(pgwire.HeaderLen + 1)
+	if err != nil {
+		return err
+	}
+	status := b[pgwire.HeaderLen]
+	if err := pgwire.Skip(srv.br, pgwire.HeaderLen+1); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	if s.srv != srv {
+		s.mu.Unlock()
+		return nil
+	}
+	s.popBatch(srv)
+	s.leaveLost()
+	if status != 'I' && !srv.unclean {
+		srv.rollingBack.Store(true)
+	}
+	s.detach()
+	w := srv.dropped
+	srv.dropped = whys
+	srv.dropping.Store(false)
+	unclean := srv.unclean
+	s.mu.Unlock()
+	switch {
+	case unclean:
+		srv.close()
+	case status != 'I':
+		srv.rollback()
+	default:
+		srv.release()
+	}
+	s.finish(w)
+	return nil
+}
+
+// leaveLost makes the session ready for another server, on which the open
+// transaction begins anew. mu is held.
+func (s *session) leaveLost() {
+	s.q, s.head = s.q[:0], 0
+	s.open = false
+	s.internal.Store(false)
+	s.failed.Store(false)
+	if s.status == 'T' {
+		s.deferred = s.begin
+	}
+	s.quiet.Broadcast()
+}
+
+// standbyLost ends a unit whose standby is gone: the client is told when it has
+// seen a part of the answer, and otherwise the primary answers. It runs on the
+// server's goroutine.
+func (s *session) standbyLost(srv *server, lost *lostError) {
+	s.wmu.Lock()
+	defer s.wmu.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.srv != srv {
+		return
+	}
+	s.detach()
+	var writeErr *pgwire.WriteError
+	if errors.As(lost.err, &writeErr) || srv.torn {
+		_ = s.conn.Close()
+		s.cancel(errBye)
+		return
+	}
+	s.p.log.Debug("standby lost under a read", "server", srv.target.Endpoint.Name, "err", lost)
+	if srv.holding {
+		s.leaveLost()
+		s.finish(whyLost)
+		return
+	}
+	status := s.status
+	if status == 'T' {
+		status = 'E'
+		s.lost = &lostTransaction{told: true}
+	}
+	s.leaveLost()
+	s.status, s.deferred = status, ""
+	s.batch = batch{}
+	s.p.metrics.error(codeRolledBack)
+	out := pgwire.AppendError(nil, &pgwire.ErrorResponse{Severity: "ERROR", Code: codeRolledBack, Message: "the standby was lost while it answered; run the transaction again"})
+	_, _ = s.conn.Write(pgwire.AppendReady(out, status))
+	s.finish(whys)
+}
+
+// acquireStandby lends the session a connection to the best standby, or says
+// why there is none.
+func (p *Proxy) acquireStandby(s *session) (*server, why, error) {
+	v := p.tracker.View()
+	if len(v.Standbys) == 0 {
+		return nil, whyNoStandby, nil
+	}
+	var tried uint64 // bits by index
+	var first *primary.Target
+	for {
+		i := p.bestStandby(s, v, tried)
+		if i < 0 {
+			break
+		}
+		t := v.Standbys[i]
+		if first == nil {
+			first = t
+		}
+		tried |= 1 << i
+		pl := p.standbyPool(s.database, s.user, t)
+		srv, dial, err := pl.Get(s.ctx, 0, nil)
+		if err != nil {
+			continue // all of its connections are in use
+		}
+		if srv, err = p.openStandby(s, pl, t, srv, dial); srv != nil || err != nil {
+			return srv, whyNoStandby, err
+		}
+	}
+	if first == nil {
+		return nil, whyBehind, nil
+	}
+	// Every standby is busy: wait for the best one, as for the primary.
+	var w waiter
+	defer w.end(p)
+	w.start()
+	pl := p.standbyPool(s.database, s.user, first)
+	srv, dial, err := pl.Get(s.ctx, p.live.Load().cfg.Pool.QueueTimeout, func() error {
+		if hungUp(s.conn) {
+			return errBye
+		}
+		return nil
+	})
+	switch {
+	case errors.Is(err, pool.ErrFull) || errors.Is(err, pool.ErrTimeout):
+		return nil, whyNoStandby, nil
+	case err != nil:
+		return nil, whyNoStandby, err
+	}
+	srv, err = p.openStandby(s, pl, first, srv, dial)
+	return srv, whyNoStandby, err
+}
+
+// openStandby makes what a pool gave usable. nil and no error means that
+// another server should be tried.
+func (p *Proxy) openStandby(s *session, pl *pool.Pool[*server], t *primary.Target, srv *server, dial bool) (*server, error) {
+	if !dial {
+		if !srv.stale() {
+			return srv, nil
+		}
+		srv.close()
+		pl.Remove(srv)
+		if _, dial, _ = pl.Get(s.ctx, 0, nil); !dial {
+			return nil, nil
+		}
+	}
+	srv, err := p.dial(s.ctx, t, s, pl)
+	if err == nil {
+		return srv, nil
+	}
+	pl.Cancel()
+	if cause := context.Cause(s.ctx); cause != nil {
+		return nil, cause
+	}
+	p.log.Debug("cannot connect to a standby", "server", t.Endpoint.Name, "err", err)
+	p.tracker.Kick(t.Endpoint.Address)
+	p.standbys.judged(t, true)
+	return nil, nil
+}
+
+// bestStandby chooses among the standbys that were not tried: of the proxy's
+// own zone before others, then near ones before far ones, then the one with the
+// fewest connections in use. It returns an index, or -1.
+func (p *Proxy) bestStandby(s *session, v *primary.View, tried uint64) int {
+	zone := p.live.Load().cfg.Zone
+	turn := int(p.standbys.turn.Add(1))
+	best := -1
+	var bestZone, bestRTT, bestUsed int
+	now := time.Now()
+	for i := range v.Standbys {
+		i = (i + turn) % len(v.Standbys)
+		t := v.Standbys[i]
+		if i >= 64 || tried&(1<<i) != 0 || !p.standbys.usable(t, now) {
+			continue
+		}
+		remote, rtt := 1, 0
+		if zone != "" && t.Endpoint.Zone == zone {
+			remote = 0
+		} else {
+			rtt = int(v.Server(t.Endpoint).RTT / (5 * time.Millisecond))
+		}
+		used := p.standbyPool(s.database, s.user, t).Stats().Used
+		if best < 0 || remote < bestZone || remote == bestZone && (rtt < bestRTT || rtt == bestRTT && used < bestUsed) {
+			best, bestZone, bestRTT, bestUsed = i, remote, rtt, used
+		}
+	}
+	return best
+}
+
+// standbyPool returns the pool of connections to a standby.
+func (p *Proxy) standbyPool(database, user string, t *primary.Target) *pool.Pool[*server] {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	k := standbyKey{poolKey{database, user}, t.Endpoint.Name}
+	pl := p.standbyPools[k]
+	if pl == nil {
+		c := p.live.Load().cfg.Pool
+		pl = pool.New[*server](c.Size, c.Queue)
+		p.standbyPools[k] = pl
+	}
+	return pl
+}
+
+// standbyKey names a pool of connections to a standby.
+type standbyKey struct {
+	poolKey
+	backend string
+}
+
+// askPosition puts the fence's question to the primary, on a connection of its
+// own that lasts as long as the reign.
+func (p *Proxy) askPosition(ctx context.Context) (fence.Position, error) {
+	v := p.tracker.View()
+	if p.fenceConn != nil && p.fenceTarget != v.Primary {
+		p.closeFence(ctx)
+	}
+	if v.Primary == nil {
+		return fence.Position{}, errNoPrimary
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stop := make(chan struct{})
+	defer close(stop)
+	go func() {
+		select {
+		case <-v.Primary.Lost:
+			cancel()
+		case <-stop:
+		}
+	}()
+	if p.fenceConn == nil {
+		l := p.live.Load()
+		conn, err := connect(ctx, l, v.Primary.Endpoint, l.cfg.Probe.User, l.probePW, l.cfg.Probe.Database)
+		if err != nil {
+			return fence.Position{}, err
+		}
+		p.fenceConn, p.fenceTarget = conn, v.Primary
+	}
+	results, err := p.fenceConn.Exec(ctx, fence.SQL).ReadAll()
+	if err == nil && (len(results) != 1 || len(results[0].Rows) != 1 || len(results[0].Rows[0]) != 1) {
+		err = errors.New("unexpected answer to the question for a position")
+	}
+	var lsn uint64
+	if err == nil {
+		lsn, err = primary.ParseLSN(string(results[0].Rows[0][0]))
+	}
+	if err != nil {
+		p.closeFence(ctx)
+		p.tracker.Kick(v.Primary.Endpoint.Address)
+		return fence.Position{}, err
+	}
+	return fence.Position{LSN: lsn, Generation: v.Primary.Generation}, nil
+}
+
+func (p *Proxy) closeFence(ctx context.Context) {
+	if p.fenceConn == nil {
+		return
+	}
+	cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 100*time.Millisecond)
+	defer cancel()
+	_ = p.fenceConn.Close(cctx)
+	p.fenceConn = nil
+}
+
+// routerFor returns the router of a database.
+func (p *Proxy) routerFor(database string) router {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	r := p.routers[database]
+	if r == nil {
+		if len(p.routers) >= maxGreetings {
+			clear(p.routers) // clients choose the names
+		}
+		r = p.newRouter(database)
+		p.routers[database] = r
+	}
+	return r
+}
+
+// settingsChanged follows what the session's settings mean for splitting. mu is
+// held.
+func (s *session) settingsChanged(name string, hint route.Hint) {
+	s.oneSnapshot = false
+	if name == route.RouteSetting {
+		s.hint = hint
+	}
+}
