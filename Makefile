@@ -6,7 +6,7 @@ TOOLS := $(CURDIR)/.tools
 VERSION := $(shell git describe --always --dirty 2>/dev/null || echo dev)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test setup-lint build up down status test lint check vulncheck licences generate fuzz fuzz-ci setup-bench bench-gateway bench-gateway-micro bench-overload bench-pgproxy bench-pgproxy-micro bench-redis bench-zones drill-gateway soak soak-gateway accuracy-limits clean
+.PHONY: help setup setup-test setup-lint build up down status test lint check vulncheck licences generate fuzz fuzz-ci setup-bench bench-gateway bench-gateway-micro bench-overload bench-pgproxy bench-pgproxy-micro bench-redis bench-zones drill-gateway soak soak-gateway soak-postgres accuracy-limits clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -108,6 +108,12 @@ accuracy-limits: setup-test ## what two gateways admit together in a minute, als
 soak-gateway: build ## ten minutes of load and faults: gateways must not grow
 	go build -buildvcs=false -o bin/gatewaydrill ./test/gatewaydrill/cmd
 	bin/gatewaydrill soak $(ARGS)
+
+# One fault, once, while working on it:
+#   make soak-postgres ARGS="-only zone-cut -repeat 1 -keep -o '' -table ''"
+soak-postgres: setup-test build ## the failover table: every fault of the database 20 times (80 min; root)
+	go build -buildvcs=false -o bin/postgresdrill ./test/postgresdrill/cmd
+	bin/postgresdrill -o bench/results/postgres-failover.json -table docs/postgres.md $(ARGS)
 
 clean: ## remove what was built
 	rm -rf bin .tools

@@ -31,12 +31,12 @@ leftovers | sort >"$before"
 
 # Race detection needs cgo; the machine's compiler is enough. Packages run one
 # after another, because each starts servers of its own and two cores are soon busy.
-go test -race -p 1 -timeout 20m $(go list ./... | grep -vE '^fournines/(bench/overload|test/(lifecycle|stack|gatewaydrill))$')
+go test -race -p 1 -timeout 20m $(go list ./... | grep -vE '^fournines/(bench/overload|test/(lifecycle|stack|gatewaydrill|postgresdrill))$')
 # What measures time comes last and without the race detector's slowness, the
 # whole stack among it: start time and outages.
 # -count=1: these tests build the binary themselves, so the go command cannot
 # know that an earlier result no longer holds.
-go test -p 1 -count=1 -timeout 20m ./bench/overload ./test/gatewaydrill ./test/lifecycle ./test/stack
+go test -p 1 -count=1 -timeout 20m ./bench/overload ./test/gatewaydrill ./test/postgresdrill ./test/lifecycle ./test/stack
 
 leftovers | sort >"$after"
 if ! diff=$(comm -13 "$before" "$after") || [ -n "$diff" ]; then

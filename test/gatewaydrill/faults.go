@@ -11,6 +11,7 @@ import (
 
 	"fournines/difysim"
 	"fournines/internal/handover"
+	"fournines/test/clock"
 )
 
 // Fault is one way to break a cluster.
@@ -130,11 +131,11 @@ func Faults() []Fault {
 						return err
 					}
 					over()
-					wait(ctx, 400*time.Millisecond)
+					clock.Wait(ctx, 400*time.Millisecond)
 					if err := c.procs[victim].start(); err != nil {
 						return err
 					}
-					wait(ctx, 1100*time.Millisecond)
+					clock.Wait(ctx, 1100*time.Millisecond)
 				}
 				return nil
 			},
@@ -203,7 +204,7 @@ func (c *Cluster) restartGateway(ctx context.Context, name string) (before *proc
 		return nil, err
 	}
 	p.before = append(p.before, before)
-	for end := time.Now().Add(patience); ; wait(ctx, 20*time.Millisecond) {
+	for end := time.Now().Add(patience); ; clock.Wait(ctx, 20*time.Millisecond) {
 		holder, err := handover.Holder(filepath.Join(c.dir, name+".sock"))
 		switch {
 		case err == nil && holder == p.cmd.Process.Pid:
@@ -213,15 +214,5 @@ func (c *Cluster) restartGateway(ctx context.Context, name string) (before *proc
 		case time.Now().After(end):
 			return nil, fmt.Errorf("%s has not taken over: %w", name, errors.Join(err, fmt.Errorf("process %d holds its port", holder)))
 		}
-	}
-}
-
-// wait waits, or less when ctx ends.
-func wait(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
 	}
 }

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"fournines/bench/result"
 )
 
 // Main runs one measurement: faults, zones or soak. It returns the exit code: 0
@@ -59,7 +61,7 @@ func faultsCommand(ctx context.Context, args []string, stdout, stderr io.Writer)
 	if err != nil {
 		return false, err
 	}
-	if err := checkMarks(*table, "faults"); err != nil {
+	if err := result.CheckMarks(*table, "faults"); err != nil {
 		return false, err
 	}
 	begun := time.Now()
@@ -73,12 +75,12 @@ func faultsCommand(ctx context.Context, args []string, stdout, stderr io.Writer)
 		return false, err
 	}
 	if *out != "" {
-		if err := writeJSON(*out, results); err != nil {
+		if err := result.WriteJSON(*out, results); err != nil {
 			return false, err
 		}
 	}
 	if *table != "" {
-		if err := replaceTable(*table, "faults", results.Markdown()); err != nil {
+		if err := result.ReplaceTable(*table, "faults", results.Markdown()); err != nil {
 			return false, err
 		}
 	}

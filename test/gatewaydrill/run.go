@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"fournines/drill"
+	"fournines/test/clock"
 )
 
 // Plan says how faults are measured.
@@ -76,14 +77,14 @@ func Run(ctx context.Context, c *Cluster, f Fault, p Plan, repetition int) (*Out
 	}
 	load := p.Load
 	var stall time.Duration
-	rec := c.record(ctx, load, func(ctx context.Context) { stall = longestStall(ctx) })
+	rec := c.record(ctx, load, func(ctx context.Context) { stall = clock.LongestStall(ctx) })
 	defer rec.end()
 	r := &drill.Report{
 		Version: 1, Drill: f.Name, Target: victim, Repetition: repetition,
 		Load: drill.ReportLoad{RPS: load.Rate, Streams: load.Streams}, Checks: []drill.Check{}, Alerts: []drill.Alert{},
 	}
 	r.Window.Start = time.Now()
-	wait(ctx, load.Ramp+p.Warmup)
+	clock.Wait(ctx, load.Ramp+p.Warmup)
 	for _, s := range rec.after(0) {
 		if s.Err != "" {
 			return nil, fmt.Errorf("a %s request failed before the fault: %s %s", s.Class, s.Err, s.Code)
@@ -102,7 +103,7 @@ func Run(ctx context.Context, c *Cluster, f Fault, p Plan, repetition int) (*Out
 		if p.Hold > 0 {
 			hold = min(hold, p.Hold)
 		}
-		wait(ctx, hold)
+		clock.Wait(ctx, hold)
 	}
 	if f.repair != nil {
 		err = errors.Join(err, f.repair(ctx, c))
@@ -112,7 +113,7 @@ func Run(ctx context.Context, c *Cluster, f Fault, p Plan, repetition int) (*Out
 		return nil, fmt.Errorf("%s: %w", f.Name, err)
 	}
 	err = c.AwaitReady(ctx)
-	wait(ctx, p.Settle)
+	clock.Wait(ctx, p.Settle)
 	r.Window.End = rec.end()
 	if err := context.Cause(ctx); err != nil {
 		return nil, err
@@ -135,23 +136,6 @@ func Run(ctx context.Context, c *Cluster, f Fault, p Plan, repetition int) (*Out
 	}
 	o.judge(p, samples)
 	return o, nil
-}
-
-// longestStall is how late the timers of this process were at worst.
-func longestStall(ctx context.Context) time.Duration {
-	const step = 10 * time.Millisecond
-	tick := time.NewTicker(step)
-	defer tick.Stop()
-	longest, last := time.Duration(0), time.Now()
-	for {
-		select {
-		case <-ctx.Done():
-			return longest
-		case <-tick.C:
-			now := time.Now()
-			longest, last = max(longest, now.Sub(last)-step), now
-		}
-	}
 }
 
 // blow is the time in which something was taken away: a process that is killed

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"fournines/drill"
+	"fournines/test/clock"
 )
 
 // SoakPlan says how long a cluster is broken again and again, and what may grow.
@@ -87,7 +88,7 @@ func Soak(ctx context.Context, c *Cluster, p SoakPlan, say func(string)) (*SoakR
 		return nil, err
 	}
 	watched := append(slices.Clone(c.gateways), "loadbalancer")
-	wait(ctx, 3*time.Second) // the checks of the start have ended
+	clock.Wait(ctx, 3*time.Second) // the checks of the start have ended
 	idle, err := c.levels(ctx, watched)
 	if err != nil {
 		return nil, err
@@ -112,7 +113,7 @@ func Soak(ctx context.Context, c *Cluster, p SoakPlan, say func(string)) (*SoakR
 		next := begun.Add(time.Duration(n+1) * p.Every)
 		say(fmt.Sprintf("%4.0fs  %s", time.Since(begun).Seconds(), f.Name))
 		err := f.strike(ctx, c, func() func() { return func() {} })
-		wait(ctx, f.hold)
+		clock.Wait(ctx, f.hold)
 		if f.repair != nil {
 			err = errors.Join(err, f.repair(ctx, c))
 		}
@@ -123,7 +124,7 @@ func Soak(ctx context.Context, c *Cluster, p SoakPlan, say func(string)) (*SoakR
 			return nil, fmt.Errorf("%s: %w", f.Name, err)
 		}
 		r.Faults++
-		wait(ctx, time.Until(next))
+		clock.Wait(ctx, time.Until(next))
 		fresh := rec.after(counted)
 		if text := examples(fresh); text != "" {
 			r.Failed = append(r.Failed, f.Name+": "+text)
@@ -140,7 +141,7 @@ func Soak(ctx context.Context, c *Cluster, p SoakPlan, say func(string)) (*SoakR
 	// What is left when nobody asks any more is what leaked.
 	say("waiting until nothing is left")
 	limit := func(name string, l level) float64 { return idle[name][l.metric] + l.floor/2 }
-	for give := time.Now().Add(patience); ; wait(ctx, 2*time.Second) {
+	for give := time.Now().Add(patience); ; clock.Wait(ctx, 2*time.Second) {
 		after, err := c.levels(ctx, watched)
 		if err != nil {
 			return nil, err

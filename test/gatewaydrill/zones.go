@@ -16,6 +16,7 @@ import (
 
 	"fournines/bench/result"
 	"fournines/gateway"
+	"fournines/test/clock"
 )
 
 // The contenders of the zone measurement beside ours.
@@ -179,7 +180,7 @@ func (c *Cluster) awaitHealthy(ctx context.Context, n int) error {
 		if all {
 			return nil
 		}
-		wait(ctx, 50*time.Millisecond)
+		clock.Wait(ctx, 50*time.Millisecond)
 		if ctx.Err() != nil {
 			return fmt.Errorf("the gateways do not see %d instances", n)
 		}
@@ -190,7 +191,7 @@ func (c *Cluster) awaitHealthy(ctx context.Context, n int) error {
 // to take: the forwarder begins some time after its start.
 func (c *Cluster) awaitDelay(ctx context.Context) error {
 	address := strings.TrimSuffix(c.admin["b1"], fmt.Sprint(apiAdminPort)) + fmt.Sprint(apiPort)
-	for end := time.Now().Add(patience); ; wait(ctx, 50*time.Millisecond) {
+	for end := time.Now().Add(patience); ; clock.Wait(ctx, 50*time.Millisecond) {
 		begun := time.Now()
 		conn, err := c.dialFrom(ctx, victimZone, address)
 		took := time.Since(begun)
@@ -226,7 +227,7 @@ func (c *Cluster) latencies(ctx context.Context, ask asker, p ZonePlan) ([]time.
 	for range attempts {
 		stallCtx, cancel := context.WithCancel(ctx)
 		stalled := make(chan time.Duration, 1)
-		go func() { stalled <- longestStall(stallCtx) }()
+		go func() { stalled <- clock.LongestStall(stallCtx) }()
 		got, err := c.latenciesOnce(ctx, ask, p)
 		cancel()
 		stall := <-stalled
@@ -284,7 +285,7 @@ func (c *Cluster) latenciesOnce(ctx context.Context, ask asker, p ZonePlan) ([]t
 	answers := make(chan answer, total)
 	begun := time.Now()
 	for n := range total {
-		wait(ctx, time.Until(begun.Add(time.Duration(n)*spacing)))
+		clock.Wait(ctx, time.Until(begun.Add(time.Duration(n)*spacing)))
 		go func() {
 			took, err := get(n)
 			answers <- answer{n, took, err}
@@ -334,7 +335,7 @@ func zonesCommand(ctx context.Context, args []string, stdout, stderr io.Writer) 
 	if err != nil {
 		return false, err
 	}
-	if err := checkMarks(*table, "zones"); err != nil {
+	if err := result.CheckMarks(*table, "zones"); err != nil {
 		return false, err
 	}
 	suite, err := Zones(ctx, Options{Binary: path}, p, func(text string) { fmt.Fprintln(stderr, text) })
@@ -345,12 +346,12 @@ func zonesCommand(ctx context.Context, args []string, stdout, stderr io.Writer) 
 		return false, err
 	}
 	if *out != "" {
-		if err := writeJSON(*out, suite); err != nil {
+		if err := result.WriteJSON(*out, suite); err != nil {
 			return false, err
 		}
 	}
 	if *table != "" {
-		if err := replaceTable(*table, "zones", suite.Markdown()); err != nil {
+		if err := result.ReplaceTable(*table, "zones", suite.Markdown()); err != nil {
 			return false, err
 		}
 	}
