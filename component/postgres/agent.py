@@ -1,17 +1,23 @@
-"""Starts Patroni, with its renewal of the leader key mended where it is faulty.
+"""Starts Patroni, with its handling of the leader key mended where it is faulty.
 
-Up to 3.0.2 Patroni with etcd 3 puts the leader key without comparing when its
+Up to 3.0.2 Patroni with etcd 3 renews the leader key without comparing when its
 lease is gone. A primary that was cut off until its lease expired so takes the key
 from its successor when it is back, and with it the leadership: what the successor
 has acknowledged meanwhile is rewound. From 3.0.3 on Patroni compares.
+
+Up to 3.1.2 it releases the key only if nobody, itself included, has written it
+since it last looked. A Patroni that is started again beside a dead PostgreSQL has
+just bound the key to its new lease; it says that it has released the key, keeps
+it, and so keeps the standbys from taking over.
 """
 import contextlib
 import inspect
 import sys
 import time
 
-# The first release whose renewal compares.
-MENDED = (3, 0, 3)
+# The first releases in which renewal and release of the key are right.
+RENEWAL_MENDED = (3, 0, 3)
+RELEASE_MENDED = (3, 2, 0)
 
 
 def release(version):
@@ -28,27 +34,37 @@ def release(version):
 
 
 def mend(version):
-    """Replaces the renewal in a Patroni that needs it and tells if it has.
+    """Replaces what needs it in this Patroni, and returns the names of that.
 
     Exits when Patroni is not as expected: a node without this mending can destroy
     acknowledged writes, so it must not start.
     """
-    if release(version) >= MENDED:
-        return False
+    mended = []
+    if release(version) >= RELEASE_MENDED:
+        return mended
     from patroni.dcs import AbstractDCS
+    from patroni.dcs.etcd import catch_etcd_errors
     from patroni.dcs.etcd3 import Etcd3, PatroniEtcd3Client
-    # What update_leader calls and what calls it.
-    for owner, name, expected in (
+    # What the replacements call, and how they are called.
+    expected = [
+        (AbstractDCS, '_delete_leader', ['self']),
+        (PatroniEtcd3Client, 'call_rpc', ['self', 'method', 'fields', 'retry'])]
+    if release(version) < RENEWAL_MENDED:
+        expected += [
             (AbstractDCS, '_update_leader', ['self']),
             (Etcd3, '_do_refresh_lease', ['self', 'force', 'retry']),
-            (Etcd3, '_run_and_handle_exceptions', ['self', 'method', 'args', 'kwargs']),
-            (PatroniEtcd3Client, 'call_rpc', ['self', 'method', 'fields', 'retry'])):
+            (Etcd3, '_run_and_handle_exceptions', ['self', 'method', 'args', 'kwargs'])]
+    for owner, name, parameters in expected:
         found = list(inspect.signature(getattr(owner, name)).parameters)
-        if found != expected:
-            sys.exit('Patroni {0} has a faulty renewal of the leader key that cannot be mended: {1}.{2} takes {3}, '
-                     'expected {4}; install Patroni 3.0.3 or newer'.format(version, owner.__name__, name, found, expected))
-    Etcd3._update_leader = update_leader
-    return True
+        if found != parameters:
+            sys.exit('Patroni {0} handles the leader key wrongly and cannot be mended: {1}.{2} takes {3}, '
+                     'expected {4}; install Patroni 3.2 or newer'.format(version, owner.__name__, name, found, parameters))
+    if release(version) < RENEWAL_MENDED:
+        Etcd3._update_leader = update_leader
+        mended.append('renewal')
+    Etcd3._delete_leader = catch_etcd_errors(delete_leader)
+    mended.append('release')
+    return mended
 
 
 def update_leader(self):
@@ -105,14 +121,28 @@ def update_leader(self):
         return False
 
 
+def delete_leader(self):
+    """Deletes the leader key if it is this node's.
+
+    It stands in for Etcd3._delete_leader.
+    """
+    from patroni.dcs.etcd3 import base64_encode
+    key = base64_encode(self.leader_path)
+    return self._client.call_rpc('/kv/txn', {
+        'compare': [{'key': key, 'target': 'VALUE', 'value': base64_encode(self._name)}],
+        'success': [{'request_delete_range': {'key': key}}],
+    })
+
+
 def main():
     """Runs Patroni with the arguments of this process."""
     # Python puts the script's folder first; that is the node's data directory.
     del sys.path[0]
     from patroni.__main__ import main as patroni
     from patroni.version import __version__ as version
-    if mend(version):
-        print('Patroni {0}: its renewal of the leader key is replaced by one that compares'.format(version), file=sys.stderr)
+    mended = mend(version)
+    if mended:
+        print('Patroni {0}: its {1} of the leader key replaced by ours'.format(version, ' and '.join(mended)), file=sys.stderr)
     # The name under which a process started by Patroni's own script is seen.
     with contextlib.suppress(OSError), open('/proc/self/comm', 'w') as comm:
         comm.write('patroni')

@@ -57,9 +57,9 @@ type agentTest struct {
 	scope string
 	in    io.Writer
 	out   *bufio.Scanner
-	// replaced tells that the agent has replaced the renewal of the leader key.
-	replaced bool
-	// faulty tells that this Patroni needs that.
+	// replaced is what the agent has replaced.
+	replaced []string
+	// faulty tells that the renewal of the leader key in this Patroni is.
 	faulty bool
 }
 
@@ -100,8 +100,8 @@ func newAgentTest(t *testing.T, etcd, state string) *agentTest {
 	})
 	a.in, a.out = in, bufio.NewScanner(out)
 	var hello struct {
-		Version  [3]int `json:"version"`
-		Replaced bool   `json:"replaced"`
+		Version  [3]int   `json:"version"`
+		Replaced []string `json:"replaced"`
 	}
 	a.answer("hello", &hello)
 	a.replaced, a.faulty = hello.Replaced, slices.Compare(hello.Version[:], []int{3, 0, 3}) < 0
@@ -174,19 +174,7 @@ func (a *agentTest) leader() (node string, lease int64) {
 // TestAgentKeepsForeignLeader checks who has the leader key after a primary has
 // renewed it whose lease had expired.
 func TestAgentKeepsForeignLeader(t *testing.T) {
-	servertest.Need(t, "etcd", "etcdctl", "patroni")
-	owner := servertest.Owner(t)
-	const host, client = "127.64.1.10", "127.64.1.10:2379"
-	unit, err := etcd.Unit(etcd.Config{
-		Name: "etcd", Zone: "a", Members: []etcd.Member{{Name: "etcd", Host: host}}, Cluster: "agent-test",
-		DataDir: filepath.Join(servertest.Dir(t, owner), "etcd"), Owner: owner,
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	servertest.Launch(t, owner, unit)
-	eventually.Nil(t, time.Minute, func() error { return unit.Ready(t.Context()) })
-
+	client := startEtcd(t, "127.64.1.10")
 	for _, tt := range []struct {
 		name string
 		// before is done by the cluster after node a's lease has expired; words
@@ -208,21 +196,15 @@ func TestAgentKeepsForeignLeader(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			a := newAgentTest(t, client, "mended")
-			if a.replaced != a.faulty {
-				t.Fatalf("the renewal was replaced: %t, want %t", a.replaced, a.faulty)
+			if slices.Contains(a.replaced, "renewal") != a.faulty {
+				t.Fatalf("replaced %q in a Patroni that needs the renewal mended: %t", a.replaced, a.faulty)
 			}
 			if !a.faulty {
 				t.Skip("this Patroni compares by itself")
 			}
 			a.lead(tt.synchronous)
 			a.etcdctl("lease", "revoke", strconv.FormatInt(a.lease("a"), 16))
-			for _, command := range tt.before {
-				if args := strings.Fields(strings.ReplaceAll(command, "LEADER", dcsNamespace+a.scope+"/leader")); len(args[0]) > 1 {
-					a.etcdctl(args...)
-				} else if answer := a.step(command); answer == false {
-					t.Fatalf("%s: refused", command)
-				}
-			}
+			a.do(tt.before)
 			if got := a.step("a update"); got != tt.renewed {
 				t.Errorf("the renewal answers %v, want %v", got, tt.renewed)
 			}
@@ -252,6 +234,68 @@ func TestAgentKeepsForeignLeader(t *testing.T) {
 			t.Errorf("renewal %v, leader %q: this Patroni compares, so the agent is not needed", renewed, leader)
 		}
 	})
+}
+
+// TestAgentReleasesItsLeaderKey checks that a node gets rid of the key that it
+// has just bound to a new lease, and never of another's.
+func TestAgentReleasesItsLeaderKey(t *testing.T) {
+	client := startEtcd(t, "127.64.2.10")
+	for _, tt := range []struct {
+		name, state string
+		before      []string
+		want        string // who leads afterwards
+	}{
+		{"its own", "mended", nil, ""},
+		{"its own with a new lease", "mended", []string{"a update"}, ""},
+		{"its own with a new lease, as installed", "as-installed", []string{"a update"}, "a"},
+		{"a successor's", "mended", []string{"del LEADER", "b look", "b acquire"}, "b"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			a := newAgentTest(t, client, tt.state)
+			if !a.faulty {
+				t.Skip("this Patroni is newer than what is mended")
+			}
+			// The key of the process before: the same name, another lease.
+			a.etcdctl("put", dcsNamespace+a.scope+"/leader", "a")
+			if a.step("a look") != "a" {
+				t.Fatal("node a does not see that it leads")
+			}
+			a.do(tt.before)
+			a.step("a release")
+			if leader, _ := a.leader(); leader != tt.want {
+				t.Errorf("the leader is %q, want %q", leader, tt.want)
+			}
+		})
+	}
+}
+
+// do takes steps of nodes and calls of etcdctl, with LEADER for the leader key.
+func (a *agentTest) do(commands []string) {
+	a.Helper()
+	for _, command := range commands {
+		if args := strings.Fields(strings.ReplaceAll(command, "LEADER", dcsNamespace+a.scope+"/leader")); len(args[0]) > 1 {
+			a.etcdctl(args...)
+		} else if answer := a.step(command); answer == false {
+			a.Fatalf("%s: refused", command)
+		}
+	}
+}
+
+// startEtcd starts one member on host and returns its client address.
+func startEtcd(t *testing.T, host string) string {
+	t.Helper()
+	servertest.Need(t, "etcd", "etcdctl", "patroni")
+	owner := servertest.Owner(t)
+	unit, err := etcd.Unit(etcd.Config{
+		Name: "etcd", Zone: "a", Members: []etcd.Member{{Name: "etcd", Host: host}}, Cluster: "agent-test",
+		DataDir: filepath.Join(servertest.Dir(t, owner), "etcd"), Owner: owner,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	servertest.Launch(t, owner, unit)
+	eventually.Nil(t, time.Minute, func() error { return unit.Ready(t.Context()) })
+	return unit.Address
 }
 
 // lead makes node a the leader and has it look at that.
@@ -285,11 +329,11 @@ func TestAgentRefusesAnUnknownPatroni(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, tt := range []struct{ name, code, want string }{
-		{"later versions", `print(agent.mend('3.0.3'), agent.mend('4.1.4'), agent.mend('3.1.0-1'), Etcd3._update_leader is before)`, "False False False True"},
+		{"later versions", `print(agent.mend('3.2.0'), agent.mend('4.1.4'), Etcd3._update_leader is before, agent.mend('3.1.2-1'), Etcd3._update_leader is before)`, "[] [] True ['release'] True"},
 		{"versions", `print(agent.release('3.0.2-1'), agent.release('4.0'), agent.release('2.1.7+deb'))`, "(3, 0, 2) (4, 0) (2, 1, 7)"},
 		{"another signature", `
 Etcd3._do_refresh_lease = lambda self, now: None
-agent.mend('3.0.2')`, "cannot be mended: Etcd3._do_refresh_lease takes ['self', 'now']"},
+agent.mend('3.0.2')`, "and cannot be mended: Etcd3._do_refresh_lease takes ['self', 'now']"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			code := "import sys; sys.path.insert(0, '.'); import agent\nfrom patroni.dcs.etcd3 import Etcd3\nbefore = Etcd3._update_leader\n" + tt.code

@@ -15,7 +15,7 @@ spec.loader.exec_module(agent)
 from patroni.dcs.etcd3 import Etcd3  # noqa: E402
 from patroni.version import __version__  # noqa: E402
 
-replaced = state == 'mended' and agent.mend(__version__)
+replaced = agent.mend(__version__) if state == 'mended' else []
 print(json.dumps({'version': agent.release(__version__), 'replaced': replaced}), flush=True)
 nodes = {}
 
@@ -35,6 +35,8 @@ def step(dcs, what, *args):
         return bool(dcs.attempt_to_acquire_leader())
     if what == 'update':
         return bool(dcs._update_leader())
+    if what == 'release':
+        return bool(dcs.delete_leader())
     if what == 'sync':
         return bool(dcs.write_sync_state(args[0], None, index=dcs.cluster.sync.index))
     if what == 'lease':
