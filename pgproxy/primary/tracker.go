@@ -34,6 +34,10 @@ type Options struct {
 	Misses int
 }
 
+// searchInterval is the longest time between two probes of a server while there is
+// no primary: clients wait for the first probe that finds one.
+const searchInterval = 100 * time.Millisecond
+
 // Tracker asks every server at an interval and publishes Views. Create it
 // with New; Run does the work.
 type Tracker struct {
@@ -135,7 +139,11 @@ func (t *Tracker) watch(ctx context.Context, i int) {
 			return
 		}
 		t.report(i, st, err)
-		timer.Reset(t.opts.Interval)
+		interval := t.opts.Interval
+		if t.View().Primary == nil {
+			interval = min(interval, searchInterval)
+		}
+		timer.Reset(interval)
 	}
 }
 

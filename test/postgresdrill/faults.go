@@ -97,10 +97,10 @@ func Faults() []Fault {
 			strike: func(ctx context.Context, c *Cluster, victim string) error { return c.switchover(ctx, victim) },
 		},
 		{
-			Name: "busy-machine", About: "no fault: four busy processes per processor for a minute", stays: true, MaxOutage: 5 * time.Second,
+			Name: "busy-machine", About: "no fault: 16 busy processes per processor for a minute", stays: true, MaxOutage: 5 * time.Second,
 			hold: time.Minute,
 			strike: func(ctx context.Context, _ *Cluster, _ string) error {
-				return hogs(ctx, 4*runtime.NumCPU(), time.Minute)
+				return hogs(ctx, 16*runtime.NumCPU(), time.Minute)
 			},
 		},
 	}
