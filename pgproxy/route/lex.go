@@ -46,10 +46,6 @@ var inWord = func() (t [256]bool) {
 	return t
 }()
 
-func isWordStart(c byte) bool { return classes[c] == wordByte }
-
-func isWordPart(c byte) bool { return inWord[c] }
-
 func byteAt(b []byte, i int) byte {
 	if i < len(b) {
 		return b[i]

@@ -169,6 +169,7 @@ func TestRoute(t *testing.T) {
 // prove runs what is called a read on the standby, where no write can pass, and
 // on the primary, where a write would be given a transaction id.
 func prove(t *testing.T, k known, standby *servertest.Postgres) {
+	t.Helper()
 	eventually.Nil(t, time.Minute, func() error {
 		var caughtUp bool
 		lsn := ""

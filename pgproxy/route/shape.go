@@ -189,11 +189,10 @@ func shapeOf(buf, sql []byte, limit int) (s shape, out []byte) {
 			return s, buf
 		}
 	}
-	s.key = append(buf, sql[from:]...)
-	if len(s.key) > limit {
-		s.key = nil
+	if buf = append(buf, sql[from:]...); len(buf) <= limit {
+		s.key = buf
 	}
-	return s, s.key
+	return s, buf
 }
 
 // verbatim makes the text its own shape.
@@ -203,8 +202,9 @@ func (s shape) verbatim(buf, sql []byte, limit int) (shape, []byte) {
 	}
 	_, s.hint = scan(sql)
 	buf = append(buf, 0, verbatimShape)
-	s.key = append(buf, sql...)
-	return s, s.key
+	buf = append(buf, sql...)
+	s.key = buf
+	return s, buf
 }
 
 // sameElement compares elements of a list that hold a constant.
