@@ -70,7 +70,7 @@ bench-gateway: build ## the gateway side by side with other proxies (15 min; ARG
 	go build -buildvcs=false -o bin/bench-gateway ./bench/gateway
 	bin/bench-gateway $(ARGS)
 
-bench-overload: ## 1 to 10 times the capacity, with overload protection and without (8 min; ARGS=-check: fail when a goal is missed)
+bench-overload: ## 1 to 10 times the capacity, with overload protection and without (14 min; ARGS=-check: fail when a goal is missed)
 	go run ./bench/overload $(ARGS)
 
 bench-gateway-micro: ## Go benchmarks of the gateway

@@ -38,7 +38,7 @@ func run(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("overload", flag.ContinueOnError)
 	out := flags.String("o", "bench/results/overload.json", "where the results go; the table goes beside them")
 	plot := flags.String("svg", "docs/images/overload.svg", "where the plot goes; empty is none")
-	quick := flags.Bool("quick", false, "two minutes instead of eight, and figures that say little")
+	quick := flags.Bool("quick", false, "two minutes instead of fourteen, and figures that say little")
 	check := flags.Bool("check", false, "fail when a goal is missed")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
@@ -48,7 +48,7 @@ func run(ctx context.Context, args []string) error {
 	}
 	x := experiment{
 		instances: 4, gateways: 1, loads: []float64{1, 2, 3, 5, 10}, bareLoads: []float64{1, 2, 10},
-		warm: 30 * time.Second, settle: 5 * time.Second, measure: 30 * time.Second, bareMeasure: 5 * time.Second,
+		warm: 30 * time.Second, settle: 5 * time.Second, measure: 90 * time.Second, bareMeasure: 5 * time.Second,
 		neighbour: 0.2, flood: 5, neighbourFor: 45 * time.Second,
 	}
 	x.progress = func(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }
