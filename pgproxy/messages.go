@@ -39,7 +39,7 @@ func (s *session) message(typ byte, size int) error {
 	case 'X':
 		return errBye
 	case 'F':
-		return newError("FATAL", codeUnsupported, "the function call protocol is not supported; use SELECT")
+		return s.unread(size, route.NoPin) // libpq's large objects; they end with the transaction
 	}
 	return fmt.Errorf("%w: message %q", pgwire.ErrProtocol, typ)
 }
@@ -86,7 +86,7 @@ func (s *session) flush(srv *server) {
 
 func (s *session) simpleQuery(size int) error {
 	if size > maxInspected {
-		return s.longQuery(size)
+		return s.unread(size, route.PinSessionState)
 	}
 	body, done, err := s.body(size)
 	if err != nil {
@@ -153,7 +153,9 @@ func (s *session) runQuery(body []byte) (*server, error) {
 // idleQueue reports that nothing of the client's is under way. mu is held.
 func (s *session) idleQueue() bool { return !s.open && s.onlyInternal() }
 
-func (s *session) longQuery(size int) error {
+// unread passes on a request that ends with ReadyForQuery and is not read: a
+// simple query that is too long, which may do anything, or a function call.
+func (s *session) unread(size int, pin route.Pin) error {
 	srv, err := s.lockAttached()
 	if err != nil {
 		if skipErr := pgwire.Skip(s.src, size); skipErr != nil {
@@ -169,8 +171,10 @@ func (s *session) longQuery(size int) error {
 	}
 	s.startBatch()
 	s.begin = ""
-	s.pin(route.PinSessionState)
-	s.unnamed, srv.unnamed = nil, nil
+	if pin != route.NoPin { // a query, which ends the unnamed statement
+		s.pin(pin)
+		s.unnamed, srv.unnamed = nil, nil
+	}
 	s.push(op{kind: opQuery, batch: batch{ends: true}})
 	s.mu.Unlock()
 	return s.pass(srv, size)
