@@ -141,6 +141,9 @@ func FuzzRoute(f *testing.F) {
 func agree(t *testing.T, sql []byte, shaped verdict, text []byte) {
 	t.Helper()
 	own := worst(judgeText(anything{}, string(text)))
+	if shaped.reason == ReasonUtility && own.target != Primary {
+		return // COPY t TO '' looks like COPY t TO STDOUT, its shape like COPY t TO 'x'
+	}
 	if own.reason != ReasonUnparsed && (own.target != shaped.target || own.reason != shaped.reason) {
 		t.Fatalf("%q: shape of %q is %s %s %q, itself %s %s %q", text, sql, shaped.target, shaped.reason, shaped.subject, own.target, own.reason, own.subject)
 	}
