@@ -6,7 +6,7 @@ TOOLS := $(CURDIR)/.tools
 VERSION := $(shell git describe --always --dirty 2>/dev/null || echo dev)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test setup-lint build up down status test lint check vulncheck licences generate fuzz fuzz-ci setup-bench bench-gateway bench-gateway-micro bench-overload bench-pgproxy bench-pgproxy-micro bench-redis bench-zones drill-gateway soak soak-gateway soak-postgres accuracy-limits clean
+.PHONY: help setup setup-test setup-lint build up down status test lint check vulncheck licences generate fuzz fuzz-ci setup-bench bench-gateway bench-gateway-micro bench-overload bench-pgproxy bench-pgproxy-micro bench-import bench-redis bench-zones drill-gateway soak soak-gateway soak-postgres accuracy-limits clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -82,6 +82,10 @@ bench-gateway-micro: ## Go benchmarks of the gateway
 bench-pgproxy: build ## pgproxy side by side with other proxies (25 min; ARGS=-quick: 1 min)
 	go build -buildvcs=false -o bin/bench-pgproxy ./bench/pgproxy
 	bin/bench-pgproxy $(ARGS)
+
+bench-import: build ## chat reads beside a bulk import, through pgproxy and on a single server (5 min; ARGS=-quick: 1 min)
+	go build -buildvcs=false -o bin/bench-import ./bench/imports
+	bin/bench-import $(ARGS)
 
 bench-pgproxy-micro: ## Go benchmarks of pgproxy: statements through it and direct
 	go test -run '^$$' -bench . -benchmem ./pgproxy/...

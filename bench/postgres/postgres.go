@@ -51,6 +51,8 @@ type Options struct {
 	Dir string
 	// Standbys is how many servers stream from the primary.
 	Standbys int
+	// CPUs are the processors of the servers, one for each in turn; nil is any.
+	CPUs []int
 	// Settings are added to postgresql.conf of all servers.
 	Settings map[string]string
 }
@@ -68,6 +70,7 @@ type Cluster struct {
 
 	dir      string
 	settings map[string]string
+	cpus     []int
 	free     *rig.Addresses
 }
 
@@ -81,7 +84,7 @@ type Server struct {
 
 // Start makes a cluster, and returns when its standbys stream. Close ends it.
 func Start(ctx context.Context, free *rig.Addresses, o Options) (_ *Cluster, err error) {
-	c := &Cluster{dir: o.Dir, settings: o.Settings, free: free, PasswordFile: filepath.Join(o.Dir, "password")}
+	c := &Cluster{dir: o.Dir, settings: o.Settings, cpus: o.CPUs, free: free, PasswordFile: filepath.Join(o.Dir, "password")}
 	defer func() {
 		if err != nil {
 			c.Close()
@@ -179,8 +182,13 @@ func (c *Cluster) run(ctx context.Context, s *Server) error {
 			return err
 		}
 	}
+	start := rig.Command{Name: s.Name, Dir: c.dir, Argv: []string{filepath.Join(binDir, "postgres"), "-D", s.data}, Owner: c.Owner}
+	if len(c.cpus) > 0 {
+		n := len(c.Servers) % len(c.cpus)
+		start.CPUs = c.cpus[n : n+1]
+	}
 	var err error
-	if s.Process, err = rig.Start(rig.Command{Name: s.Name, Dir: c.dir, Argv: []string{filepath.Join(binDir, "postgres"), "-D", s.data}, Owner: c.Owner}); err != nil {
+	if s.Process, err = rig.Start(start); err != nil {
 		return err
 	}
 	c.Servers = append(c.Servers, s)
