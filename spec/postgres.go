@@ -71,8 +71,8 @@ func defaultPostgres() Postgres {
 	return Postgres{
 		Version: 15,
 		Patroni: Patroni{
-			TTL:          Duration(10 * second),
-			LoopWait:     Duration(2 * second),
+			TTL:          Duration(7 * second),
+			LoopWait:     Duration(1 * second),
 			RetryTimeout: Duration(3 * second),
 		},
 		Synchronous:    true,

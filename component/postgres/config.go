@@ -50,11 +50,11 @@ type Config struct {
 	MaxConnections int
 	// SharedBuffersMiB is PostgreSQL's page cache; 0 means DefaultSharedBuffersMiB.
 	SharedBuffersMiB int
-	// TTL is how long the leader's lease lasts without renewal; 0 means 10 s. It
+	// TTL is how long the leader's lease lasts without renewal; 0 means 7 s. It
 	// bounds how long a lost node stays primary, and has to be at least
 	// LoopWait + 2*RetryTimeout.
 	TTL time.Duration
-	// LoopWait is the pause between Patroni's rounds; 0 means 2 s.
+	// LoopWait is the pause between Patroni's rounds; 0 means 1 s.
 	LoopWait time.Duration
 	// RetryTimeout is how long Patroni retries etcd and PostgreSQL before it
 	// gives up the lease; 0 means 3 s, the least newer Patroni releases accept.
@@ -103,10 +103,10 @@ func (c *Config) setDefaults() {
 		c.SharedBuffersMiB = DefaultSharedBuffersMiB
 	}
 	if c.TTL == 0 {
-		c.TTL = 10 * time.Second
+		c.TTL = 7 * time.Second
 	}
 	if c.LoopWait == 0 {
-		c.LoopWait = 2 * time.Second
+		c.LoopWait = time.Second
 	}
 	if c.RetryTimeout == 0 {
 		c.RetryTimeout = 3 * time.Second

@@ -90,7 +90,7 @@ func TestRecoveryOfAnInterruptedFirstStart(t *testing.T) {
 	if err := json.Unmarshal([]byte(text), &settings); err != nil {
 		t.Fatalf("%v in %s", err, text)
 	}
-	if settings.TTL != 10 || settings.Mine != 1 || !settings.SynchronousMode ||
+	if settings.TTL != 7 || settings.Mine != 1 || !settings.SynchronousMode ||
 		settings.PostgreSQL.Parameters.MaxConnections != postgres.DefaultMaxConnections || settings.PostgreSQL.Parameters.WorkMem != "9MB" {
 		t.Errorf("settings after the task: %s", text)
 	}
