@@ -16,7 +16,7 @@ const retryPause = 100 * time.Millisecond
 // it holds the session, within the bounds of Hold: nothing of what the client
 // asked for has been sent anywhere at that point.
 func (p *Proxy) acquire(s *session) (*server, error) {
-	var w waiter
+	w := waiter{s: s}
 	defer w.end(p)
 	cfg := &p.live.Load().cfg
 	for {
@@ -81,6 +81,7 @@ func transient(code string) bool { return serverRestarting(code) || code == code
 
 // waiter is the waiting of one acquire.
 type waiter struct {
+	s     *session
 	since time.Time // zero until it waits
 	held  bool
 }
@@ -88,6 +89,7 @@ type waiter struct {
 func (w *waiter) start() {
 	if w.since.IsZero() {
 		w.since = time.Now()
+		w.s.waitSince.Store(w.since.UnixNano())
 	}
 }
 
@@ -100,7 +102,10 @@ func (w *waiter) end(p *Proxy) {
 		if w.held {
 			kind = "hold"
 		}
-		p.metrics.waits.WithLabelValues(kind).Observe(time.Since(w.since).Seconds())
+		took := time.Since(w.since)
+		p.metrics.waits.WithLabelValues(kind).Observe(took.Seconds())
+		p.metrics.waited(w.s.database, took)
+		w.s.waitSince.Store(0)
 	}
 }
 

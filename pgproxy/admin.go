@@ -39,14 +39,6 @@ func (a *Admin) validate(listen string, bad func(field, format string, args ...a
 // AdminToken is what callers of the admin API must send, "" for nothing.
 func (p *Proxy) AdminToken() string { return p.live.Load().adminToken }
 
-// AdminOptions are what the admin API does outside the proxy.
-type AdminOptions struct {
-	// Version of the program.
-	Version string
-	// Reload reads the configuration again.
-	Reload func() error
-}
-
 // Status is the answer of GET /v1/status, and of what changes it.
 type Status struct {
 	Zone     string `json:"zone"`
@@ -63,6 +55,9 @@ type Status struct {
 	Paused    []PausedStatus `json:"paused"`
 	Clients   int64          `json:"clients"`
 	Held      int64          `json:"heldClients"`
+	// LastReload is absent before the first one; the error says why it was refused.
+	LastReload      *time.Time `json:"lastReload,omitempty"`
+	LastReloadError string     `json:"lastReloadError,omitempty"`
 }
 
 // ServerStatus is one PostgreSQL server as the probes see it.
@@ -84,10 +79,10 @@ type PausedStatus struct {
 	Until    time.Time `json:"until"`
 }
 
-func (p *Proxy) adminStatus(version string) Status {
+func (p *Proxy) adminStatus() Status {
 	v := p.tracker.View()
 	s := Status{
-		Zone: p.live.Load().cfg.Zone, Version: version, PID: os.Getpid(),
+		Zone: p.live.Load().cfg.Zone, Version: p.opts.Version, PID: os.Getpid(),
 		Clients: p.clients.Load(), Held: p.held.Load(), Paused: []PausedStatus{}, NoPrimary: v.Why,
 	}
 	if err := p.Ready(); err != nil {
@@ -118,6 +113,12 @@ func (p *Proxy) adminStatus(version string) Status {
 		}
 		s.Servers = append(s.Servers, e)
 	}
+	if r := p.lastReload.Load(); r != nil {
+		s.LastReload = &r.at
+		if r.err != nil {
+			s.LastReloadError = r.err.Error()
+		}
+	}
 	for _, x := range p.gates.list() {
 		s.Paused = append(s.Paused, PausedStatus{x.database, x.until.Round(0)})
 	}
@@ -137,7 +138,7 @@ type adminError struct {
 //	POST /v1/pause?database=&wait=5s&lease=30s&until=primary   all optional; see PauseOptions
 //	POST /v1/resume?database=
 //	POST /v1/reload
-func (p *Proxy) AdminHandlers(o AdminOptions) map[string]http.Handler {
+func (p *Proxy) AdminHandlers() map[string]http.Handler {
 	if !p.live.Load().cfg.Admin.API {
 		return nil
 	}
@@ -150,7 +151,7 @@ func (p *Proxy) AdminHandlers(o AdminOptions) map[string]http.Handler {
 			_ = json.NewEncoder(w).Encode(v) // the caller is gone when this fails
 		})
 	}
-	done := func() (int, any) { return http.StatusOK, p.adminStatus(o.Version) }
+	done := func() (int, any) { return http.StatusOK, p.adminStatus() }
 	return map[string]http.Handler{
 		"GET /v1/status": handle(func(*http.Request) (int, any) { return done() }),
 		"POST /v1/pause": handle(func(r *http.Request) (int, any) {
@@ -170,7 +171,7 @@ func (p *Proxy) AdminHandlers(o AdminOptions) map[string]http.Handler {
 			return done()
 		}),
 		"POST /v1/reload": handle(func(*http.Request) (int, any) {
-			if err := o.Reload(); err != nil {
+			if err := p.ReloadFile(); err != nil {
 				return http.StatusUnprocessableEntity, adminError{"config_refused", err.Error()}
 			}
 			return done()

@@ -37,6 +37,8 @@ type Config struct {
 	Backends []topology.Endpoint `yaml:"backends"`
 	// Users are the roles that may log in. At least one.
 	Users []User `yaml:"users"`
+	// Console is the admin console.
+	Console Console `yaml:"console"`
 	// Probe is how the primary is found.
 	Probe Probe `yaml:"probe"`
 	// Pool bounds connections.
@@ -169,6 +171,7 @@ func DefaultConfig() Config {
 		Pool: Pool{Mode: ModeTransaction, Size: 20, Queue: 5000, QueueTimeout: 30 * time.Second, MaxClientConnections: 5000,
 			IdleTimeout: 10 * time.Minute, MaxPrepared: 200},
 		Admin:        Admin{API: true},
+		Console:      Console{Database: "pgproxy"},
 		Hold:         Hold{Timeout: 30 * time.Second, Max: 1000},
 		Splitting:    Splitting{Mode: SplittingOff, MaxStaleness: 100 * time.Millisecond},
 		ServerTLS:    ServerTLS{Mode: "disable"},
@@ -239,18 +242,10 @@ func (c *Config) Validate() error {
 	if len(c.Users) == 0 {
 		bad("users", "at least one is needed")
 	}
-	names := make(map[string]bool)
-	for i, u := range c.Users {
-		if u.Name == "" || strings.ContainsRune(u.Name, 0) {
-			bad(fmt.Sprintf("users[%d].name", i), "must not be empty")
-		}
-		if names[u.Name] {
-			bad(fmt.Sprintf("users[%d].name", i), "%q appears twice", u.Name)
-		}
-		names[u.Name] = true
-		if u.PasswordFile == "" {
-			bad(fmt.Sprintf("users[%d].passwordFile", i), "must name a file")
-		}
+	validateUsers("users", c.Users, bad)
+	validateUsers("console.users", c.Console.Users, bad)
+	if c.Console.Database == "" {
+		bad("console.database", "must not be empty; without console.users there is no console")
 	}
 	if c.Probe.User == "" {
 		bad("probe.user", "must not be empty")
@@ -306,6 +301,22 @@ func (c *Config) Validate() error {
 	number("limits.statements", c.Limits.Statements, 1, 1000000)
 	duration("drainTimeout", c.DrainTimeout, 0, time.Hour)
 	return errors.Join(errs...)
+}
+
+func validateUsers(field string, users []User, bad func(field, format string, args ...any)) {
+	names := make(map[string]bool)
+	for i, u := range users {
+		if u.Name == "" || strings.ContainsRune(u.Name, 0) {
+			bad(fmt.Sprintf("%s[%d].name", field, i), "must not be empty")
+		}
+		if names[u.Name] {
+			bad(fmt.Sprintf("%s[%d].name", field, i), "%q appears twice", u.Name)
+		}
+		names[u.Name] = true
+		if u.PasswordFile == "" {
+			bad(fmt.Sprintf("%s[%d].passwordFile", field, i), "must name a file")
+		}
+	}
 }
 
 // readPassword reads a password file and refuses one that others can read.

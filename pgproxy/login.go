@@ -39,7 +39,9 @@ func (p *Proxy) serve(conn net.Conn) {
 		}
 	}()
 	err := s.login()
-	if err == nil {
+	if err == nil && s.console {
+		err = s.relayConsole()
+	} else if err == nil {
 		err = s.relay()
 	}
 	p.unregister(s)
@@ -92,7 +94,13 @@ func (s *session) login() error {
 	if r := start.Params["replication"]; r != "" && r != "false" && r != "off" && r != "0" && r != "no" {
 		return newError("FATAL", codeUnsupported, "replication connections do not go through the proxy; connect to the server itself")
 	}
-	acc, known := l.accounts[s.user]
+	s.began = time.Now()
+	s.console = len(l.console) > 0 && s.database == l.cfg.Console.Database
+	accounts := l.accounts
+	if s.console {
+		accounts = l.console
+	}
+	acc, known := accounts[s.user]
 	verifier := acc.verifier
 	if !known {
 		verifier = mockVerifier(p.secret, s.user)
@@ -127,6 +135,13 @@ func (s *session) login() error {
 	s.params, s.hint = s.startup, s.startup.hint
 	if v, ok := s.startup.values["standard_conforming_strings"]; ok && !strings.EqualFold(v, "on") {
 		s.foreign = true
+	}
+	if s.console {
+		_ = s.conn.SetDeadline(time.Time{})
+		if !p.register(s) {
+			return newError("FATAL", codeShutdown, "the proxy is shutting down")
+		}
+		return s.greetConsole()
 	}
 	s.router = p.routerFor(s.database)
 	s.pool = p.poolFor(s.database, s.user)

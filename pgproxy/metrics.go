@@ -3,6 +3,7 @@ package pgproxy
 import (
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -17,8 +18,8 @@ type metrics struct {
 
 	mu      sync.Mutex
 	live    map[*server]bool
-	retired totals
-	errors  sync.Map // SQLSTATE class → *atomic.Uint64
+	retired map[string]*totals // by database
+	errors  sync.Map           // SQLSTATE class → *atomic.Uint64
 
 	holds, cancels, replays, authFailures, panics atomic.Uint64
 	pins                                          [route.PinSessionState + 1]atomic.Uint64
@@ -29,7 +30,10 @@ type metrics struct {
 	fenceWaits prometheus.Histogram
 }
 
-type totals struct{ queries, transactions, bytesIn, bytesOut uint64 }
+type totals struct {
+	queries, transactions, bytesIn, bytesOut uint64
+	waited                                   time.Duration
+}
 
 func (t *totals) add(s *server) {
 	t.queries += s.queries.Load()
@@ -39,7 +43,7 @@ func (t *totals) add(s *server) {
 }
 
 func newMetrics(p *Proxy) *metrics {
-	m := &metrics{p: p, live: make(map[*server]bool), waits: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+	m := &metrics{p: p, live: make(map[*server]bool), retired: make(map[string]*totals), waits: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name: "fournines_pgproxy_wait_seconds", Help: "Time that clients waited for a server connection, by kind: pool (all in use) or hold (no primary, or paused).",
 		Buckets: []float64{.0001, .001, .005, .01, .05, .1, .5, 1, 2, 5, 10, 30},
 	}, []string{"kind"}), fenceWaits: prometheus.NewHistogram(prometheus.HistogramOpts{
@@ -73,7 +77,45 @@ func (m *metrics) removeServer(s *server) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	delete(m.live, s)
-	m.retired.add(s)
+	m.gone(s.database).add(s)
+}
+
+// gone returns what is kept of a database. mu is held.
+func (m *metrics) gone(database string) *totals {
+	t := m.retired[database]
+	if t == nil {
+		if len(m.retired) >= maxGreetings {
+			database = "" // clients choose the names
+		}
+		if t = m.retired[database]; t == nil {
+			t = &totals{}
+			m.retired[database] = t
+		}
+	}
+	return t
+}
+
+// waited adds to the time that a database's clients have waited for a server.
+func (m *metrics) waited(database string, took time.Duration) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.gone(database).waited += took
+}
+
+// byDatabase returns the totals of every database.
+func (m *metrics) byDatabase() map[string]totals {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	all := make(map[string]totals)
+	for database, t := range m.retired {
+		all[database] = *t
+	}
+	for s := range m.live {
+		t := all[s.database]
+		t.add(s)
+		all[s.database] = t
+	}
+	return all
 }
 
 // error counts an error that a client saw, by the class of its SQLSTATE.
@@ -104,12 +146,10 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	counter := func(d *prometheus.Desc, v uint64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), labels...)
 	}
-	m.mu.Lock()
-	t := m.retired
-	for s := range m.live {
-		t.add(s)
+	var t totals
+	for _, d := range m.byDatabase() {
+		t.queries, t.transactions, t.bytesIn, t.bytesOut = t.queries+d.queries, t.transactions+d.transactions, t.bytesIn+d.bytesIn, t.bytesOut+d.bytesOut
 	}
-	m.mu.Unlock()
 	counter(desc("queries_total", "Simple queries and extended batches that were answered."), t.queries)
 	counter(desc("transactions_total", "Transactions that ended, implicit ones included."), t.transactions)
 	counter(desc("received_bytes_total", "Bytes received from servers."), t.bytesIn)

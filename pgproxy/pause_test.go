@@ -202,8 +202,10 @@ func TestAdminAPI(t *testing.T) {
 	c := r.connect(t)
 	mustExec(t, c, "SELECT 1")
 	var reload error
+	cfg := r.live.Load().cfg
+	r.opts.Load = func() (Config, error) { return cfg, reload }
 	mux := http.NewServeMux()
-	for pattern, h := range r.AdminHandlers(AdminOptions{Version: "v1", Reload: func() error { return reload }}) {
+	for pattern, h := range r.AdminHandlers() {
 		mux.Handle(pattern, h)
 	}
 	call := func(method, path string, want int) (s Status, e adminError) {
@@ -242,10 +244,18 @@ func TestAdminAPI(t *testing.T) {
 			t.Errorf("%s: %+v", bad, e)
 		}
 	}
-	reload = errors.New("listen: cannot be reloaded")
+	reload = errors.New("no such file")
 	if _, e := call("POST", "/v1/reload", 422); e.Message != reload.Error() {
 		t.Errorf("%+v", e)
 	}
 	reload = nil
-	call("POST", "/v1/reload", 200)
+	cfg.Zone, cfg.Probe.Interval = "elsewhere", time.Second
+	if _, e := call("POST", "/v1/reload", 422); !strings.Contains(e.Message, "zone: cannot be reloaded") || !strings.Contains(e.Message, "probe.interval: cannot") {
+		t.Errorf("%+v", e)
+	}
+	cfg = r.live.Load().cfg
+	cfg.Hold.Max = 7
+	if s, _ := call("POST", "/v1/reload", 200); s.LastReload == nil || s.LastReloadError != "" || r.live.Load().cfg.Hold.Max != 7 {
+		t.Errorf("%+v", s)
+	}
 }

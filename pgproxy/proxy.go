@@ -31,6 +31,7 @@ import (
 // called from any goroutine.
 type Proxy struct {
 	log     *slog.Logger
+	opts    Options
 	live    atomic.Pointer[live]
 	tracker *primary.Tracker
 	metrics *metrics
@@ -53,6 +54,8 @@ type Proxy struct {
 	fenceConn   *pgconn.PgConn // of the fence's goroutine, as the next
 	fenceTarget *primary.Target
 
+	lastReload atomic.Pointer[reloaded]
+
 	clients atomic.Int64
 	held    atomic.Int64
 	wg      sync.WaitGroup // sessions, servers and cancel requests
@@ -67,6 +70,7 @@ type poolKey struct{ database, user string }
 type live struct {
 	cfg       Config
 	accounts  map[string]account
+	console   map[string]account // of the console's users
 	tls       *clientTLS
 	serverTLS func(host string) *tls.Config
 	probePW   string
@@ -74,9 +78,18 @@ type live struct {
 	adminToken string
 }
 
+// Options are what a proxy knows of the program that it is in.
+type Options struct {
+	// Version of the program.
+	Version string
+	// Load reads the configuration again, for RELOAD and the admin API; nil when
+	// it came from nowhere.
+	Load func() (Config, error)
+}
+
 // New checks cfg, reads password and certificate files, and registers metrics.
 // It opens no connection.
-func New(cfg Config, log *slog.Logger, reg prometheus.Registerer) (*Proxy, error) {
+func New(cfg Config, o Options, log *slog.Logger, reg prometheus.Registerer) (*Proxy, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
@@ -85,7 +98,7 @@ func New(cfg Config, log *slog.Logger, reg prometheus.Registerer) (*Proxy, error
 		return nil, err
 	}
 	p := &Proxy{
-		log: log, mode: l.cfg.Pool.Mode, secret: make([]byte, 32),
+		log: log, opts: o, mode: l.cfg.Pool.Mode, secret: make([]byte, 32),
 		pools: make(map[poolKey]*pool.Pool[*server]), sessions: make(map[uint32]*session),
 		greeting:     make(map[string]map[string]string),
 		standbyPools: make(map[standbyKey]*pool.Pool[*server]), routers: make(map[string]router),
@@ -117,18 +130,11 @@ func load(cfg Config) (*live, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	l := &live{cfg: cfg, accounts: make(map[string]account)}
-	var errs []error
-	for i, u := range cfg.Users {
-		pw, err := readPassword(u.PasswordFile)
-		if err == nil {
-			l.accounts[u.Name], err = newAccount(u.Name, pw)
-		}
-		if err != nil {
-			errs = append(errs, fmt.Errorf("users[%d]: %w", i, err))
-		}
-	}
-	var err error
+	l := &live{cfg: cfg}
+	var err1, err2, err error
+	l.accounts, err1 = readAccounts("users", cfg.Users)
+	l.console, err2 = readAccounts("console.users", cfg.Console.Users)
+	errs := []error{err1, err2}
 	if l.probePW, err = readPassword(cfg.Probe.PasswordFile); err != nil {
 		errs = append(errs, fmt.Errorf("probe: %w", err))
 	}
@@ -144,28 +150,20 @@ func load(cfg Config) (*live, error) {
 	return l, errors.Join(errs...)
 }
 
-// Reload applies users, passwords, certificates, pool, hold, limits and drain
-// settings of cfg, all or nothing. Other fields need a restart; changing them
-// is an error.
-func (p *Proxy) Reload(cfg Config) error {
-	l, err := load(cfg)
-	if err != nil {
-		return err
+// readAccounts reads the passwords of users.
+func readAccounts(field string, users []User) (map[string]account, error) {
+	accounts := make(map[string]account)
+	var errs []error
+	for i, u := range users {
+		pw, err := readPassword(u.PasswordFile)
+		if err == nil {
+			accounts[u.Name], err = newAccount(u.Name, pw)
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s[%d]: %w", field, i, err))
+		}
 	}
-	old := p.live.Load().cfg
-	fixed := func(c Config) string {
-		return fmt.Sprint(c.Listen, c.AdminListen, c.Zone, c.Backends, c.Probe.Interval, c.Probe.Timeout, c.Probe.Misses, c.Pool.Mode)
-	}
-	if fixed(old) != fixed(l.cfg) {
-		return errors.New("listen, adminListen, zone, backends, probe timing and pool.mode cannot be reloaded; restart the proxy")
-	}
-	p.live.Store(l)
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, pl := range p.allPools() {
-		pl.Resize(l.cfg.Pool.Size, l.cfg.Pool.Queue)
-	}
-	return nil
+	return accounts, errors.Join(errs...)
 }
 
 // Ready returns nil while clients should be sent here: a primary is known, or

@@ -57,7 +57,7 @@ func startProxyWith(t testing.TB, change func(*Config), prepare func(*Proxy), se
 	if os.Getenv("PGPROXY_TEST_LOG") != "" {
 		log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	}
-	p, err := New(cfg, log, nil)
+	p, err := New(cfg, Options{Version: "v1", Load: func() (Config, error) { return cfg, nil }}, log, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

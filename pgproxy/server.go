@@ -31,6 +31,9 @@ type server struct {
 	cw     *bufio.Writer // towards the client of that session
 	pid    uint32
 	key    []byte
+	began  time.Time
+	// database and user that it is logged in to.
+	database, user string
 
 	// wr is held while bw is used: the answer to a request may come, and the
 	// server be lent to the next client, before Flush has returned.
@@ -116,6 +119,7 @@ func (p *Proxy) dial(ctx context.Context, t *primary.Target, s *session, pl *poo
 	_ = h.Conn.SetDeadline(time.Time{})
 	srv := &server{
 		p: p, pool: pl, target: t, conn: h.Conn, pid: h.PID, key: h.SecretKey,
+		began: time.Now(), database: s.database, user: s.user,
 		br: bufio.NewReaderSize(h.Conn, bufferSize), bw: bufio.NewWriterSize(h.Conn, bufferSize),
 		cw: bufio.NewWriterSize(nil, bufferSize), reported: maps.Clone(h.ParameterStatuses),
 		applied: newSettings(nil), prepared: make(map[string]*prepared), holding: true, dropped: whys,

@@ -37,8 +37,13 @@ type session struct {
 	pid      uint32
 	key      [4]byte
 	hello    []byte // collected answers of the login
-	ctx      context.Context
-	cancel   context.CancelCauseFunc
+	console  bool   // it talks to the proxy itself
+	began    time.Time
+	// waitSince is when it began to wait for a server, in unix nanoseconds; 0
+	// while it does not.
+	waitSince atomic.Int64
+	ctx       context.Context
+	cancel    context.CancelCauseFunc
 
 	upMu sync.Mutex // who handles a client's message holds it
 	wmu  sync.Mutex // who writes to the client holds it
@@ -248,7 +253,7 @@ func (s *session) lockAttached() (*server, error) {
 			}
 			// A new transaction on a server that the session still holds.
 			s.mu.Unlock()
-			var w waiter
+			w := waiter{s: s}
 			err := s.p.passGate(s, &w)
 			w.end(s.p)
 			if err != nil {

@@ -494,7 +494,7 @@ func (p *Proxy) acquireStandby(s *session) (*server, why, error) {
 		return nil, whyBehind, nil
 	}
 	// Every standby is busy: wait for the best one, as for the primary.
-	var w waiter
+	w := waiter{s: s}
 	defer w.end(p)
 	w.start()
 	pl := p.standbyPool(s.database, s.user, first)

@@ -21,8 +21,7 @@ func (a *app) pgproxyCommand() *cobra.Command {
 
 It asks every server what it is, and runs transactions on the one that is the
 primary. While there is none, new transactions wait. SIGHUP reads the
-configuration again: users, passwords, certificates, pool sizes, hold and
-limits. SIGTERM drains.`,
+configuration again; what needs a restart is refused by name. SIGTERM drains.`,
 		Example: "  fournines pgproxy --config pgproxy.yaml",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -36,7 +35,8 @@ limits. SIGTERM drains.`,
 }
 
 func (a *app) runPGProxy(ctx context.Context, path string, check bool) error {
-	cfg, err := pgproxy.LoadConfig(path)
+	load := func() (pgproxy.Config, error) { return pgproxy.LoadConfig(path) }
+	cfg, err := load()
 	if err != nil {
 		return &exitError{code: 2, err: err}
 	}
@@ -49,7 +49,7 @@ func (a *app) runPGProxy(ctx context.Context, path string, check bool) error {
 	}
 	log = log.With("component", "pgproxy")
 	reg := processRegistry()
-	p, err := pgproxy.New(cfg, log, reg)
+	p, err := pgproxy.New(cfg, pgproxy.Options{Version: version, Load: load}, log, reg)
 	if err != nil {
 		return &exitError{code: 2, err: err}
 	}
@@ -57,18 +57,11 @@ func (a *app) runPGProxy(ctx context.Context, path string, check bool) error {
 		fmt.Fprintln(a.stdout, "ok")
 		return nil
 	}
-	reload := func() error {
-		next, err := pgproxy.LoadConfig(path)
-		if err != nil {
-			return err
-		}
-		return p.Reload(next)
-	}
 	return serve(ctx, daemon{
-		name: "pgproxy", log: log, reg: reg, listen: cfg.Listen, run: p.Run, adminListen: cfg.AdminListen, ready: p.Ready, reload: reload,
+		name: "pgproxy", log: log, reg: reg, listen: cfg.Listen, run: p.Run, adminListen: cfg.AdminListen, ready: p.Ready, reload: p.ReloadFile,
 		adminToken: p.AdminToken,
 		admin: func(func()) map[string]http.Handler {
-			return p.AdminHandlers(pgproxy.AdminOptions{Version: version, Reload: reload})
+			return p.AdminHandlers()
 		},
 	})
 }

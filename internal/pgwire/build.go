@@ -154,3 +154,54 @@ func AppendCancel(dst []byte, pid uint32, key []byte) []byte {
 	dst = binary.BigEndian.AppendUint32(dst, pid)
 	return append(dst, key...)
 }
+
+// Column is one column of a RowDescription, in text format.
+type Column struct {
+	Name string
+	// OID of the type, such as 25 for text and 20 for int8.
+	OID uint32
+}
+
+// AppendRowDescription appends a RowDescription.
+func AppendRowDescription(dst []byte, columns []Column) []byte {
+	start := len(dst)
+	dst = append(dst, 'T', 0, 0, 0, 0)
+	dst = binary.BigEndian.AppendUint16(dst, uint16(len(columns)))
+	for _, c := range columns {
+		dst = append(dst, c.Name...)
+		dst = append(dst, 0)
+		dst = binary.BigEndian.AppendUint32(dst, 0) // no table
+		dst = binary.BigEndian.AppendUint16(dst, 0)
+		dst = binary.BigEndian.AppendUint32(dst, c.OID)
+		dst = binary.BigEndian.AppendUint16(dst, 0xffff)     // a type of variable size
+		dst = binary.BigEndian.AppendUint32(dst, 0xffffffff) // without a modifier
+		dst = binary.BigEndian.AppendUint16(dst, 0)          // text
+	}
+	binary.BigEndian.PutUint32(dst[start+1:], uint32(len(dst)-start-1))
+	return dst
+}
+
+// AppendDataRow appends a DataRow of values in text format; nil is NULL.
+func AppendDataRow(dst []byte, values []*string) []byte {
+	start := len(dst)
+	dst = append(dst, 'D', 0, 0, 0, 0)
+	dst = binary.BigEndian.AppendUint16(dst, uint16(len(values)))
+	for _, v := range values {
+		if v == nil {
+			dst = binary.BigEndian.AppendUint32(dst, 0xffffffff)
+			continue
+		}
+		dst = binary.BigEndian.AppendUint32(dst, uint32(len(*v)))
+		dst = append(dst, *v...)
+	}
+	binary.BigEndian.PutUint32(dst[start+1:], uint32(len(dst)-start-1))
+	return dst
+}
+
+// AppendNotice appends a NoticeResponse.
+func AppendNotice(dst []byte, e *ErrorResponse) []byte {
+	start := len(dst)
+	dst = AppendError(dst, e)
+	dst[start] = 'N'
+	return dst
+}

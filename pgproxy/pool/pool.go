@@ -214,6 +214,8 @@ func (p *Pool[T]) Members() []T {
 type Stats struct {
 	// Idle connections wait for a taker; Used ones are taken or being dialled.
 	Idle, Used int
+	// Dialling is how many of the used ones are no connections yet.
+	Dialling int
 	// Waiting takers stand in the queue.
 	Waiting int
 	// Size is the largest number of connections.
@@ -224,5 +226,5 @@ type Stats struct {
 func (p *Pool[T]) Stats() Stats {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return Stats{Idle: len(p.idle), Used: p.slots - len(p.idle), Waiting: p.waiters.Len(), Size: p.size}
+	return Stats{Idle: len(p.idle), Used: p.slots - len(p.idle), Dialling: p.slots - len(p.members), Waiting: p.waiters.Len(), Size: p.size}
 }
