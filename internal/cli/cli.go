@@ -93,7 +93,7 @@ func (a *app) rootCommand() *cobra.Command {
 	}{
 		{"stack", "Run a stack on this machine:", []*cobra.Command{
 			a.upCommand(), a.statusCommand(), a.logsCommand(), a.downCommand(),
-			a.restartCommand(), a.startCommand(), a.stopCommand(),
+			a.restartCommand(), a.startCommand(), a.stopCommand(), a.switchoverCommand(),
 		}},
 		{"spec", "Describe it:", []*cobra.Command{a.initCommand(), a.configCommand()}},
 		{"faults", "Break it on purpose:", []*cobra.Command{
