@@ -154,8 +154,11 @@ type ServerTLS struct {
 type Limits struct {
 	// LoginTimeout is for TLS, startup and authentication; default 15s.
 	LoginTimeout time.Duration `yaml:"loginTimeout"`
-	// AuthFailureDelay is waited before a wrong password is answered; default 1s.
+	// AuthFailureDelay is waited before a wrong password is answered; default
+	// 1s. Each further one from the same address doubles it.
 	AuthFailureDelay time.Duration `yaml:"authFailureDelay"`
+	// AuthFailureMaxDelay bounds its growth; default 10s.
+	AuthFailureMaxDelay time.Duration `yaml:"authFailureMaxDelay"`
 	// StatementBytes is the longest text of a prepared statement; default 4 MiB.
 	StatementBytes int `yaml:"statementBytes"`
 	// Statements is how many named prepared statements a client may have; default 10000.
@@ -175,7 +178,7 @@ func DefaultConfig() Config {
 		Hold:         Hold{Timeout: 30 * time.Second, Max: 1000},
 		Splitting:    Splitting{Mode: SplittingOff, MaxStaleness: 100 * time.Millisecond},
 		ServerTLS:    ServerTLS{Mode: "disable"},
-		Limits:       Limits{LoginTimeout: 15 * time.Second, AuthFailureDelay: time.Second, StatementBytes: 4 << 20, Statements: 10000},
+		Limits:       Limits{LoginTimeout: 15 * time.Second, AuthFailureDelay: time.Second, AuthFailureMaxDelay: 10 * time.Second, StatementBytes: 4 << 20, Statements: 10000},
 		DrainTimeout: 30 * time.Second,
 	}
 }
@@ -297,6 +300,7 @@ func (c *Config) Validate() error {
 	}
 	duration("limits.loginTimeout", c.Limits.LoginTimeout, time.Second, 10*time.Minute)
 	duration("limits.authFailureDelay", c.Limits.AuthFailureDelay, 0, time.Minute)
+	duration("limits.authFailureMaxDelay", c.Limits.AuthFailureMaxDelay, c.Limits.AuthFailureDelay, 10*time.Minute)
 	number("limits.statementBytes", c.Limits.StatementBytes, 1<<10, 1<<29)
 	number("limits.statements", c.Limits.Statements, 1, 1000000)
 	duration("drainTimeout", c.DrainTimeout, 0, time.Hour)

@@ -5,8 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -272,42 +270,6 @@ func TestHoldGivesUp(t *testing.T) {
 	})
 	a.Start()
 	eventually.Nil(t, time.Minute, func() error { _, err := c.Exec(ctxT(t), "SELECT 1"); return err })
-}
-
-func TestHostileClients(t *testing.T) {
-	db := servertest.NewPostgres(t, servertest.PostgresOptions{})
-	r := startProxy(t, func(c *Config) { c.Limits.LoginTimeout = time.Second }, db)
-	wrong := strings.Replace(r.dsn(), db.Password("dify"), "wrong", 1)
-	if _, err := pgx.Connect(ctxT(t), wrong); code(err) != codeWrongPassword {
-		t.Errorf("wrong password: %v", err)
-	}
-	if _, err := pgx.Connect(ctxT(t), strings.Replace(r.dsn(), "dify:", "nobody:", 1)); code(err) != codeWrongPassword {
-		t.Errorf("unknown user: %v", err)
-	}
-	for name, bytes := range map[string]string{
-		"http": "GET / HTTP/1.1\r\n\r\n", "long": "\x7f\xff\xff\xff", "negative": "\xff\xff\xff\xff\x00\x03\x00\x00",
-		"protocol 2": "\x00\x00\x00\x08\x00\x02\x00\x00", "no end": "\x00\x00\x00\x0c\x00\x03\x00\x00abcd",
-		"endless parameters": "\x00\x00\x27\x00\x00\x03\x00\x00" + strings.Repeat("a\x00b\x00", 2494), "half-open": "\x00\x00",
-		"wrong first message": "\x00\x00\x00\x16\x00\x03\x00\x00user\x00dify\x00\x00\x00\x00\x00Q\x00\x00\x00\x05\x00",
-	} {
-		conn, err := net.Dial("tcp", r.addr)
-		if err != nil {
-			t.Fatal(err)
-		}
-		_ = conn.SetDeadline(time.Now().Add(time.Minute))
-		_, _ = io.WriteString(conn, bytes)
-		answer, err := io.ReadAll(bufio.NewReader(conn))
-		if ne := net.Error(nil); errors.As(err, &ne) && ne.Timeout() {
-			t.Errorf("%s: not cut off after %q", name, answer)
-		}
-		_ = conn.Close()
-	}
-	c := r.connect(t)
-	_, _ = c.PgConn().Conn().Write([]byte{'Z', 0xff, 0xff, 0xff, 0xff})
-	if _, err := c.Exec(ctxT(t), "SELECT 1"); err == nil {
-		t.Error("garbage after the login was accepted")
-	}
-	mustExec(t, r.connect(t), "SELECT 1")
 }
 
 func TestLargeResultWithSlowReader(t *testing.T) {

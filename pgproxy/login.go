@@ -109,16 +109,22 @@ func (s *session) login() error {
 	if encrypted {
 		binding = l.tls.endpoint
 	}
+	addr, limits := guessAddr(s.conn.RemoteAddr()), l.cfg.Limits
+	wait, ok := p.guesses.admit(addr, s.user, limits, limits.LoginTimeout, time.Now())
+	if !ok {
+		p.metrics.authRefused.Add(1)
+		return newError("FATAL", codeTooMany, "too many failed logins from this address; try again later")
+	}
+	s.rest(wait)
+	_ = s.conn.SetDeadline(time.Now().Add(limits.LoginTimeout))
 	err = s.authenticate(verifier, binding)
 	if err == nil && !known {
 		err = errWrongPassword
 	}
 	if errors.Is(err, errWrongPassword) {
 		p.metrics.authFailures.Add(1)
-		select {
-		case <-time.After(l.cfg.Limits.AuthFailureDelay):
-		case <-s.ctx.Done():
-		}
+		s.rest(p.guesses.failed(addr, limits, time.Now()))
+		_ = s.conn.SetDeadline(time.Now().Add(limits.LoginTimeout))
 		e := newError("FATAL", codeWrongPassword, "password authentication failed for user %q", s.user)
 		e.cause = err
 		return e
@@ -126,6 +132,7 @@ func (s *session) login() error {
 	if err != nil {
 		return err
 	}
+	p.guesses.succeeded(addr, s.user, time.Now())
 	if s.startup, err = startupSettings(start.Params); err != nil {
 		return newError("FATAL", codeInvalidValue, "%s", err.Error())
 	}
@@ -153,6 +160,19 @@ func (s *session) login() error {
 		return err
 	}
 	return nil
+}
+
+// rest lets time pass, unless the proxy ends.
+func (s *session) rest(d time.Duration) {
+	if d <= 0 {
+		return
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-s.ctx.Done():
+	}
 }
 
 // firstPackets answers requests for encryption and cancellation, and returns

@@ -21,8 +21,8 @@ type metrics struct {
 	retired map[string]*totals // by database
 	errors  sync.Map           // SQLSTATE class → *atomic.Uint64
 
-	holds, cancels, replays, authFailures, panics atomic.Uint64
-	pins                                          [route.PinSessionState + 1]atomic.Uint64
+	holds, cancels, replays, authFailures, authRefused, panics atomic.Uint64
+	pins                                                       [route.PinSessionState + 1]atomic.Uint64
 
 	waits *prometheus.HistogramVec
 	// Of read/write splitting: units by place and reason.
@@ -158,6 +158,7 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	counter(desc("cancels_total", "Cancel requests that were delivered."), m.cancels.Load())
 	counter(desc("replays_total", "Statements sent again after the first server had certainly not executed them."), m.replays.Load())
 	counter(desc("auth_failures_total", "Logins refused for a wrong user or password."), m.authFailures.Load())
+	counter(desc("auth_refused_total", "Logins refused without looking at the password, because too many from their address had failed."), m.authRefused.Load())
 	counter(desc("pauses_total", "Pauses that an administrator asked for."), m.p.gates.pauses.Load())
 	counter(desc("pauses_expired_total", "Pauses that nobody ended within their lease."), m.p.gates.expired.Load())
 	counter(desc("panics_total", "Sessions ended by a defect of the proxy."), m.panics.Load())

@@ -36,6 +36,7 @@ type Proxy struct {
 	tracker *primary.Tracker
 	metrics *metrics
 	gates   gates
+	guesses guesses
 	secret  []byte // for mock verifiers
 	mode    string
 

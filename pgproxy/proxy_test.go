@@ -48,7 +48,7 @@ func startProxyWith(t testing.TB, change func(*Config), prepare func(*Proxy), se
 	cfg.Users = []User{{Name: "dify", PasswordFile: servers[0].PasswordFile(t, "dify")}}
 	cfg.Probe.PasswordFile = servers[0].PasswordFile(t, "pgproxy")
 	cfg.Probe.Interval = 100 * time.Millisecond
-	cfg.Limits.AuthFailureDelay = 10 * time.Millisecond
+	cfg.Limits.AuthFailureDelay, cfg.Limits.AuthFailureMaxDelay = 10*time.Millisecond, 20*time.Millisecond
 	cfg.Hold.Timeout = time.Minute
 	if change != nil {
 		change(&cfg)

@@ -174,25 +174,66 @@ func FuzzStartup(f *testing.F) {
 	})
 }
 
-func FuzzMessages(f *testing.F) {
+// readAll reads messages until the stream ends or is wrong, as a proxy does:
+// small ones as a whole, others copied or skipped.
+func readAll(r *bufio.Reader) (types string, bodies [][]byte, err error) {
+	for n := 0; ; n++ {
+		typ, size, err := PeekHeader(r)
+		if err == nil {
+			err = CheckClientSize(typ, size)
+		}
+		if err != nil {
+			return types, bodies, err
+		}
+		var body []byte
+		switch n % 3 {
+		case 0:
+			body, err = ReadBody(nil, r, size)
+		case 1:
+			var out bytes.Buffer
+			w := bufio.NewWriterSize(&out, 16)
+			_, err = Copy(w, r, size)
+			_ = w.Flush()
+			if body = out.Bytes(); len(body) >= HeaderLen {
+				body = body[HeaderLen:]
+			}
+		default:
+			err = Skip(r, size)
+		}
+		if err != nil {
+			return types, bodies, err
+		}
+		types, bodies = types+string(rune(typ)), append(bodies, body)
+		_ = ParseError(body)
+		if name, rest, ok := CString(body); ok && len(name)+1+len(rest) != len(body) {
+			panic("a part of the body is gone")
+		}
+	}
+}
+
+// However the bytes arrive, the same messages are read, none larger than what
+// was sent, and the stream ends with an error that says why.
+func FuzzReader(f *testing.F) {
 	f.Add(AppendQuery(nil, "select 1"))
+	f.Add(AppendNamed(AppendParse(AppendQuery(nil, "begin"), "s", []byte("select $1\x00\x00\x00")), 'D', 'S', "s"))
 	f.Add(AppendError(nil, &ErrorResponse{Severity: "ERROR", Code: "1", Message: "m"}))
+	f.Add([]byte("Q\xff\xff\xff\xff"))
+	f.Add([]byte("S\x00\x00\x00\x04X\x00\x00\x00\x03"))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		r := bufio.NewReaderSize(bytes.NewReader(b), 16)
-		for {
-			typ, size, err := PeekHeader(r)
-			if err != nil {
-				return
-			}
-			_ = CheckClientSize(typ, size)
-			body, err := ReadBody(nil, r, size)
-			if len(body) > len(b) {
-				t.Fatal("body larger than the input")
-			}
-			if err != nil {
-				return
-			}
-			_ = ParseError(body)
+		types, bodies, err := readAll(bufio.NewReaderSize(bytes.NewReader(b), 16))
+		total := 0
+		for _, body := range bodies {
+			total += len(body)
+		}
+		if total > len(b) {
+			t.Fatalf("%d bytes of messages in %d of input", total, len(b))
+		}
+		if !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, ErrProtocol) {
+			t.Fatalf("the stream ends with %v", err)
+		}
+		slowTypes, slowBodies, slowErr := readAll(bufio.NewReaderSize(iotest.OneByteReader(bytes.NewReader(b)), 16))
+		if diff := cmp.Diff(bodies, slowBodies); types != slowTypes || diff != "" || err.Error() != slowErr.Error() {
+			t.Fatalf("byte by byte: %q and %v, at once %q and %v\n%s", slowTypes, slowErr, types, err, diff)
 		}
 	})
 }
