@@ -96,7 +96,6 @@ func TestHostileClients(t *testing.T) {
 		{"an Execute of 20 KiB", "E\x00\x00\x50\x00", protocol},
 		{"a query without its end", "Q\x00\x00\x00\x08SELE", protocol},
 		{"a statement over the limit", "P\x00\x02\x00\x00", codeLimit},
-		{"the function call message", "F\x00\x00\x00\x04", codeUnsupported},
 	} {
 		c := r.connect(t).PgConn().Conn()
 		_ = c.SetDeadline(time.Now().Add(time.Minute))

@@ -67,6 +67,29 @@ func (c *Cluster) Members(ctx context.Context) ([]Member, error) {
 	return nil, fmt.Errorf("ask Patroni for its members: %w", errors.Join(errs...))
 }
 
+// Synchronous reports whether the cluster promotes only synchronous standbys,
+// whether it has one just now or not.
+func (c *Cluster) Synchronous(ctx context.Context) (bool, error) {
+	var errs []error
+	for _, address := range c.REST {
+		status, body, err := prepare.Get(ctx, "http://"+address+"/config")
+		if err == nil && status != http.StatusOK {
+			err = fmt.Errorf("%s answers %d", address, status)
+		}
+		var config struct {
+			Mode any `json:"synchronous_mode"` // true, or from Patroni 4 on "quorum"
+		}
+		if err == nil {
+			err = json.Unmarshal(body, &config)
+		}
+		if err == nil {
+			return config.Mode == true || config.Mode == "on" || config.Mode == "quorum", nil
+		}
+		errs = append(errs, err)
+	}
+	return false, fmt.Errorf("ask Patroni for its settings: %w", errors.Join(errs...))
+}
+
 func parseMembers(body []byte) ([]Member, error) {
 	var answer struct {
 		Members []struct {

@@ -138,12 +138,14 @@ func (s *switchover) plan(ctx context.Context) (leader, next postgres.Member, er
 	if err != nil {
 		return leader, next, err
 	}
-	synchronous := false
+	synchronous, err := s.control.Cluster.Synchronous(ctx)
+	if err != nil {
+		return leader, next, err
+	}
 	for _, m := range members {
 		if m.Role == postgres.RolePrimary {
 			leader = m
 		}
-		synchronous = synchronous || m.Role == postgres.RoleSyncStandby
 	}
 	if leader.Name == "" || !leader.Running {
 		return leader, next, errors.New("there is no running primary; Patroni has to elect one first")
