@@ -4,17 +4,20 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/prometheus/client_golang/prometheus"
 	"go.yaml.in/yaml/v3"
 
 	"fournines/backup"
@@ -461,6 +464,101 @@ func TestBackups(t *testing.T) {
 			t.Errorf("after pruning: %v", err)
 		}
 	})
+
+	t.Run("drill", func(t *testing.T) { s.drills(t, k) })
+	t.Run("schedule", func(t *testing.T) { s.schedules(t) })
+}
+
+// drills restores the newest backup and has it refused when it is damaged.
+func (s *site) drills(t *testing.T, k *backup.Backups) {
+	t.Helper()
+	ctx := t.Context()
+	d, err := k.Drill(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d.Rows < 4 || d.Tables < 1 || d.Indexes < 100 || d.RPO < time.Minute || d.RTO <= 0 {
+		t.Errorf("drill %+v, want rows, tables, indexes, and an RPO of at least archive_timeout", d)
+	}
+	inv, err := k.List(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	last, _ := inv.Latest()
+	undo := flip(t, largest(t, filepath.Join(s.cfg.Folder, "backup", "main", last.Label, "bundle")))
+	_, err = k.Drill(ctx)
+	undo()
+	oneSentence(t, err, "a file in the backup is corrupt")
+	records, err := k.Records()
+	if r := records[backup.OpDrill]; err != nil || !r.Failed() || r.RTO != d.RTO {
+		t.Errorf("record %+v, %v; want a failed drill with the times of the good one", r, err)
+	}
+	if _, err := os.Stat(filepath.Join(s.cfg.StateDir, "drill", "data")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the scratch directory is still there (%v)", err)
+	}
+}
+
+// schedules lets a day pass and waits for the backup and the drill of that day.
+func (s *site) schedules(t *testing.T) {
+	t.Helper()
+	var ahead atomic.Int64
+	cfg := s.cfg
+	cfg.Schedule, cfg.DrillSchedule = "0 2 * * *", "0 3 * * *"
+	k, err := backup.New(cfg, backup.Options{ConfigFile: s.cfgFile, Now: func() time.Time {
+		return time.Now().Add(time.Duration(ahead.Load()))
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, err := k.List(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	reg := prometheus.NewRegistry()
+	scheduler, err := backup.NewScheduler(k, slog.New(slog.DiscardHandler), reg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- scheduler.Run(ctx) }()
+	eventually.Nil(t, archiveLimit, scheduler.Ready)
+	ahead.Store(int64(26 * time.Hour))
+	eventually.Nil(t, 3*archiveLimit, func() error {
+		got := gather(t, reg)
+		if got["fournines_backup_backups"] <= float64(len(before.Backups)) || got["fournines_backup_drill_rto_seconds"] == 0 ||
+			got["fournines_backup_last_run_failed drill"] != 0 || got["fournines_backup_archive_known"] != 1 {
+			return fmt.Errorf("no backup and drill yet: %v", got)
+		}
+		return nil
+	})
+	stop()
+	if err := <-done; err != nil {
+		t.Errorf("the scheduler ended with %v", err)
+	}
+	if got := gather(t, reg)["fournines_backup_max_age_seconds backup"]; got != 2*86400 {
+		t.Errorf("a daily backup is too old after %v s, want two days", got)
+	}
+}
+
+// gather returns the values of a registry by name and operation.
+func gather(t *testing.T, reg *prometheus.Registry) map[string]float64 {
+	t.Helper()
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	values := map[string]float64{}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			name := f.GetName()
+			for _, l := range m.GetLabel() {
+				name += " " + l.GetValue()
+			}
+			values[name] = m.GetGauge().GetValue() + m.GetCounter().GetValue()
+		}
+	}
+	return values
 }
 
 // killed kills a backup, once pgBackRest and once the program that started it.

@@ -1,0 +1,204 @@
+package backup
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"fournines/internal/cron"
+)
+
+// Scheduler takes backups and runs restore drills when they are due, of
+// whichever node is primary then, and reports all there is to know in metrics.
+type Scheduler struct {
+	b   *Backups
+	log *slog.Logger
+
+	backup, drill cron.Schedule
+
+	mu   sync.Mutex
+	seen status
+}
+
+// status is what the metrics tell.
+type status struct {
+	// asked says that the target has answered at least once.
+	asked   bool
+	inv     Inventory
+	records map[string]Record
+	lag     Lag
+	lagOK   bool
+}
+
+const (
+	// tick is how often the clock is read: often enough that a machine that was
+	// asleep notices at once.
+	tick = time.Second
+	// lookPause is between two looks at the archive's lag.
+	lookPause = 15 * time.Second
+	// retryFirst and retryMost bound the pauses after a failure, which double.
+	retryFirst = 15 * time.Second
+	retryMost  = 10 * time.Minute
+)
+
+// NewScheduler returns the scheduler of b and registers its metrics.
+func NewScheduler(b *Backups, log *slog.Logger, reg prometheus.Registerer) (*Scheduler, error) {
+	s := &Scheduler{b: b, log: log}
+	var err error
+	for _, f := range []struct {
+		text string
+		into *cron.Schedule
+	}{{b.cfg.Schedule, &s.backup}, {b.cfg.DrillSchedule, &s.drill}} {
+		if f.text == "" {
+			continue // the zero Schedule is never due
+		}
+		if *f.into, err = cron.Parse(f.text); err != nil {
+			return nil, err
+		}
+	}
+	return s, reg.Register(s)
+}
+
+// Ready returns nil when the target has answered.
+func (s *Scheduler) Ready() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.seen.asked {
+		return errors.New("the target has not answered yet")
+	}
+	return nil
+}
+
+// job is one of the scheduler's operations.
+type job struct {
+	name  string
+	run   func(ctx context.Context) error
+	due   func() time.Time // zero: never
+	again time.Time        // not before, after a failure
+	pause time.Duration
+}
+
+// Run works until ctx ends; a backup that runs then is stopped. What was missed
+// while nothing ran is made up for at once: the first backup is due when there
+// is none.
+func (s *Scheduler) Run(ctx context.Context) error {
+	jobs := []*job{
+		{name: OpBackup, due: s.backupDue, run: func(ctx context.Context) error {
+			taken, err := s.b.Now(ctx, "")
+			if err == nil {
+				s.log.Info("backup taken", "label", taken.Label, "bytes", taken.Size, "stored_bytes", taken.Stored)
+			}
+			return err
+		}},
+		{name: OpDrill, due: s.drillDue, run: func(ctx context.Context) error {
+			d, err := s.b.Drill(ctx)
+			if err == nil {
+				s.log.Info("restore drill passed", "label", d.Label, "rpo", d.RPO, "rto", d.RTO, "rows", d.Rows)
+			}
+			return err
+		}},
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		s.watchArchive(ctx)
+	}()
+	defer func() { <-done }()
+	s.look(ctx)
+	for {
+		for _, j := range jobs {
+			now := s.b.now()
+			if due := j.due(); due.IsZero() || due.After(now) || j.again.After(now) {
+				continue
+			}
+			err := j.run(ctx)
+			if ctx.Err() != nil {
+				return nil
+			}
+			j.finished(err, s.b.now())
+			if err != nil {
+				s.log.Error(j.name+" failed", "err", err, "again_at", j.again)
+			}
+			s.look(ctx)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(tick):
+		}
+	}
+}
+
+func (j *job) finished(err error, now time.Time) {
+	if err == nil {
+		j.again, j.pause = time.Time{}, 0
+		return
+	}
+	j.pause = min(max(2*j.pause, retryFirst), retryMost)
+	j.again = now.Add(j.pause)
+}
+
+// backupDue is when the next backup is: after the newest one in the target,
+// whoever took it.
+func (s *Scheduler) backupDue() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.b.cfg.Schedule == "" {
+		return time.Time{}
+	}
+	last, ok := s.seen.inv.Latest()
+	if !ok {
+		return s.b.now()
+	}
+	return s.backup.Next(last.Started.In(s.b.now().Location()))
+}
+
+// drillDue is when the next drill is: after the last one that ended, or after the
+// oldest backup.
+func (s *Scheduler) drillDue() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.seen.inv.Backups) == 0 {
+		return time.Time{}
+	}
+	after := s.seen.inv.Backups[0].Ended
+	if r := s.seen.records[OpDrill]; r.LastSuccess.After(after) {
+		after = r.LastSuccess
+	}
+	return s.drill.Next(after.In(s.b.now().Location()))
+}
+
+// look reads the target and the records for the schedule and the metrics.
+func (s *Scheduler) look(ctx context.Context) {
+	inv, err := s.b.List(ctx)
+	records, recordsErr := s.b.Records()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if recordsErr == nil {
+		s.seen.records = records
+	}
+	if err == nil {
+		s.seen.inv, s.seen.asked = inv, true
+	} else if ctx.Err() == nil {
+		s.log.Error("the target does not answer", "err", err)
+	}
+}
+
+// watchArchive keeps the archive's lag.
+func (s *Scheduler) watchArchive(ctx context.Context) {
+	for {
+		lag, err := s.b.ArchiveLag(ctx)
+		s.mu.Lock()
+		s.seen.lag, s.seen.lagOK = lag, err == nil
+		s.mu.Unlock()
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(lookPause):
+		}
+	}
+}
