@@ -26,7 +26,7 @@ func throughProxy(t *testing.T) (db *servertest.Postgres, address string) {
 	cfg.Users = []pgproxy.User{{Name: "dify", PasswordFile: db.PasswordFile(t, "dify")}}
 	cfg.Probe.PasswordFile = db.PasswordFile(t, "pgproxy")
 	cfg.Pool.Size = 8
-	p, err := pgproxy.New(cfg, slog.New(slog.DiscardHandler), nil)
+	p, err := pgproxy.New(cfg, pgproxy.Options{}, slog.New(slog.DiscardHandler), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
