@@ -60,6 +60,9 @@ type Options struct {
 	Owner process.Owner
 	// TTL, LoopWait and RetryTimeout are Patroni's; zero is a stack's default.
 	TTL, LoopWait, RetryTimeout time.Duration
+	// Splitting is the mode in which pgproxy sends reads to standbys; empty is its
+	// default.
+	Splitting string
 	// SmallDisks gives each PostgreSQL a file system of its own that can be
 	// filled (in memory). It needs root.
 	SmallDisks bool
@@ -272,6 +275,9 @@ func (c *Cluster) addProxy(zone string, backends []topology.Endpoint) error {
 	cfg := pgproxy.DefaultConfig()
 	cfg.Zone, cfg.Backends = zone, backends
 	cfg.Admin.API = false // would need a token on a zone's address
+	if c.o.Splitting != "" {
+		cfg.Splitting.Mode = c.o.Splitting
+	}
 	cfg.Listen = net.JoinHostPort(host, strconv.Itoa(postgresPort))
 	cfg.AdminListen = net.JoinHostPort(host, strconv.Itoa(proxyAdminPort))
 	cfg.Users = []pgproxy.User{{Name: "dify", PasswordFile: c.secretFile("dify")}}

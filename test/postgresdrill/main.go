@@ -38,6 +38,7 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer) (bool
 	only := flags.String("only", "", "faults to run, separated by commas; empty for all")
 	out := flags.String("o", "", "file for the results in JSON; empty for none")
 	table := flags.String("table", "", "Markdown page whose table is replaced; empty for none")
+	flags.StringVar(&o.Splitting, "splitting", "", "pgproxy's splitting.mode; empty for its default")
 	flags.BoolVar(&o.Keep, "keep", false, "keep configurations and logs")
 	flags.Float64Var(&p.Rate, "rate", p.Rate, "writes per second")
 	flags.DurationVar(&o.TTL, "ttl", 0, "Patroni's ttl; 0 for a stack's")
