@@ -6,7 +6,7 @@ TOOLS := $(CURDIR)/.tools
 VERSION := $(shell git describe --always --dirty 2>/dev/null || echo dev)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test setup-lint build up down status test lint check vulncheck licences generate fuzz fuzz-ci setup-bench bench-gateway bench-gateway-micro bench-overload bench-pgproxy bench-pgproxy-micro bench-import bench-redis bench-zones drill-gateway soak soak-gateway soak-postgres accuracy-limits clean
+.PHONY: help setup setup-test setup-lint build up down status test lint check vulncheck licences generate fuzz fuzz-ci setup-bench bench-gateway bench-gateway-micro bench-overload bench-pgproxy bench-pgproxy-micro bench-import bench-redis bench-zones drill-gateway soak soak-gateway soak-postgres accuracy-limits soak-splitting clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -118,6 +118,9 @@ soak-gateway: build ## ten minutes of load and faults: gateways must not grow
 soak-postgres: setup-test build ## the failover table: every fault of the database 20 times (80 min; root)
 	go build -buildvcs=false -o bin/postgresdrill ./test/postgresdrill/cmd
 	bin/postgresdrill -o bench/results/postgres-failover.json -table docs/postgres.md $(ARGS)
+
+soak-splitting: setup-test ## a million operations over two proxies with delayed replay: no read may miss what was acknowledged
+	FOURNINES_REQUIRE_SERVERS=1 go test -count=1 -timeout 6h -tags soak -run Soak -v ./test/splitting
 
 clean: ## remove what was built
 	rm -rf bin .tools

@@ -150,7 +150,6 @@ func (s *session) login() error {
 		}
 		return s.greetConsole()
 	}
-	s.router = p.routerFor(s.database)
 	s.pool = p.poolFor(s.database, s.user)
 	_ = s.conn.SetDeadline(time.Time{})
 	if !p.register(s) {

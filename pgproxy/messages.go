@@ -173,6 +173,7 @@ func (s *session) unread(size int, pin route.Pin) error {
 	s.begin = ""
 	if pin != route.NoPin { // a query, which ends the unnamed statement
 		s.pin(pin)
+		s.ddl = true // for all that is known
 		s.unnamed, srv.unnamed = nil, nil
 	}
 	s.push(op{kind: opQuery, batch: batch{ends: true}})
@@ -218,6 +219,7 @@ func (s *session) note(b *batch, f route.Facts, sql []byte) {
 		s.pin(f.Pin)
 	}
 	s.foreign = s.foreign || f.Foreign
+	s.ddl = s.ddl || f.DDL && f.Pin != route.PinTemporary
 	b.ends = b.ends || f.EndsTransaction
 	switch f.Kind {
 	case route.Set, route.Reset, route.ResetAll, route.DiscardAll, route.DeallocateAll:

@@ -23,7 +23,6 @@ import (
 	"fournines/pgproxy/fence"
 	"fournines/pgproxy/pool"
 	"fournines/pgproxy/primary"
-	"fournines/pgproxy/route"
 	"fournines/topology"
 )
 
@@ -48,7 +47,7 @@ type Proxy struct {
 	// Of read/write splitting.
 	standbyPools map[standbyKey]*pool.Pool[*server]
 	routers      map[string]router
-	newRouter    func(database string) router
+	newRouter    func(database, user string) router // mu is held
 
 	standbys    standbys
 	fence       *fence.Asker
@@ -103,8 +102,8 @@ func New(cfg Config, o Options, log *slog.Logger, reg prometheus.Registerer) (*P
 		pools: make(map[poolKey]*pool.Pool[*server]), sessions: make(map[uint32]*session),
 		greeting:     make(map[string]map[string]string),
 		standbyPools: make(map[standbyKey]*pool.Pool[*server]), routers: make(map[string]router),
-		newRouter: func(string) router { return route.New(nil, route.Config{}) },
 	}
+	p.newRouter = p.catalogRouterFor
 	p.fence = fence.New(p.askPosition, l.cfg.Probe.Timeout)
 	if _, err := rand.Read(p.secret); err != nil {
 		return nil, err
@@ -312,10 +311,15 @@ const lastWords = time.Second
 func (p *Proxy) followPrimary(ctx context.Context) {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
+	var last *primary.Target
 	for {
 		v := p.tracker.View()
 		if v.Primary != nil {
 			p.metrics.everReady.Store(true)
+			if last != nil && last != v.Primary {
+				p.catalogsChanged()
+			}
+			last = v.Primary
 		}
 		p.standbys.keep(v.Standbys)
 		p.closeLostStandbys()

@@ -89,6 +89,7 @@ type session struct {
 	foreign     bool           // standard_conforming_strings is, or was, off
 	oneSnapshot bool           // the default isolation level is not READ COMMITTED
 	hasRead     bool           // the open transaction has read on a standby
+	ddl         bool           // the open transaction has changed the schema
 
 	// Of the goroutine that handles messages.
 	scratch []byte
@@ -439,6 +440,12 @@ func (s *session) ready(srv *server, status byte) (early, ok bool) {
 	}
 	if status == 'I' {
 		srv.transactions.Add(1)
+		if s.ddl {
+			s.ddl = false
+			if s.router != nil {
+				s.router.Changed() // before the client hears of its commit
+			}
+		}
 		if !failed && !s.rolledBack && len(s.txChanges) > 0 {
 			s.apply(srv)
 		}

@@ -11,11 +11,6 @@ import (
 	"fournines/pgproxy/route"
 )
 
-// router decides which servers may run a text.
-type router interface {
-	Route(sql []byte) route.Decision
-}
-
 // unit is one simple query, or one extended batch up to its Sync, that lies in
 // the client's read buffer as a whole. Units are what is placed: nothing of one
 // is sent before it is known where all of it goes.
@@ -77,6 +72,13 @@ func (s *session) peekUnit(typ byte, size int) (*unit, error) {
 	}
 	switch typ {
 	case 'Q', 'P', 'B', 'D', 'C', 'E':
+	case 'F':
+		s.mu.Lock()
+		if s.placeable() {
+			s.leaveStandby(&unit{})
+		}
+		s.mu.Unlock()
+		return nil, nil
 	default:
 		return nil, nil
 	}
@@ -85,6 +87,11 @@ func (s *session) peekUnit(typ byte, size int) (*unit, error) {
 	s.mu.Unlock()
 	if !free {
 		return nil, nil
+	}
+	if s.router == nil {
+		if s.router = s.p.routerFor(s.database, s.user); s.router == nil {
+			return nil, nil
+		}
 	}
 	n, whole, err := s.peekWhole(typ, size)
 	if err != nil {
@@ -273,12 +280,12 @@ func isControl(k route.Kind) bool {
 // add takes a statement into account.
 func (u *unit) add(d route.Decision, sql []byte) {
 	switch d.Facts.Kind {
-	case route.Other, route.Empty, route.Begin, route.Commit, route.Rollback:
+	case route.Other, route.Empty, route.Begin, route.Commit, route.Rollback, route.Many:
 	default:
-		// State of the session or the transaction, or several statements.
+		// State of the session or the transaction.
 		d.Target = route.Primary
 	}
-	if d.Facts.Pin != route.NoPin || d.Facts.Foreign {
+	if d.Facts.Pin != route.NoPin || d.Facts.Foreign || d.Facts.Kind == route.Many && d.Facts.EndsTransaction {
 		d.Target = route.Primary
 	}
 	first := u.texts == 0
@@ -324,7 +331,7 @@ func (s *session) decide(u *unit) placement {
 				return placement{place: here, reason: reason}
 			}
 			return placement{place: onStandby, reason: reason}
-		case u.facts.Kind == route.Begin && s.status == 'I' && u.target == route.Any && s.mayDefer(u.facts):
+		case u.facts.Kind == route.Begin && s.status == 'I' && u.target == route.Any && beginTag(u.sql) != "" && s.mayDefer(u.facts):
 			return placement{place: here, reason: reason}
 		}
 		return primary(int(route.ReasonControl))
@@ -350,6 +357,19 @@ func (s *session) decide(u *unit) placement {
 func (s *session) mayDefer(f route.Facts) bool {
 	return !f.Isolation.Snapshot() && !f.Deferrable && f.Access != route.ReadWrite &&
 		!s.foreign && !s.oneSnapshot && s.hint != route.HintPrimary
+}
+
+// beginTag is what the server would answer to the text of a BEGIN; "" when that
+// is not seen at its first letter.
+func beginTag(sql []byte) string {
+	text := bytes.TrimLeft(sql, " \n\t\r")
+	switch {
+	case len(text) >= 5 && bytes.EqualFold(text[:5], []byte("begin")):
+		return "BEGIN"
+	case len(text) >= 5 && bytes.EqualFold(text[:5], []byte("start")):
+		return "START TRANSACTION"
+	}
+	return ""
 }
 
 // plainEnd reports a COMMIT or ROLLBACK without a second meaning, such as AND
@@ -468,9 +488,10 @@ func (s *session) runMessages(r *bufio.Reader, n int) error {
 func (s *session) answer(u *unit) []byte {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	tag := "BEGIN"
+	var tag string
 	switch u.facts.Kind {
 	case route.Begin:
+		tag = beginTag(u.sql)
 		s.begin = string(u.sql)
 		s.deferred, s.status, s.hasRead = s.begin, 'T', false
 	case route.Commit:
@@ -478,7 +499,7 @@ func (s *session) answer(u *unit) []byte {
 	case route.Rollback:
 		tag = "ROLLBACK"
 	}
-	if tag != "BEGIN" {
+	if u.facts.Kind != route.Begin {
 		s.begin, s.deferred, s.status = "", "", 'I'
 		s.txChanges, s.rolledBack, s.savepoint = s.txChanges[:0], false, false
 		if s.draining != nil {

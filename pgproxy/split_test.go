@@ -57,6 +57,8 @@ func (wordRouter) Route(sql []byte) route.Decision {
 	return d
 }
 
+func (wordRouter) Changed() {}
+
 // cluster is one primary with two standbys, for all tests of splitting.
 type cluster struct {
 	primary  *servertest.Postgres
@@ -94,7 +96,7 @@ func (c *cluster) proxy(t *testing.T, change func(*Config)) *running {
 		if change != nil {
 			change(cfg)
 		}
-	}, func(p *Proxy) { p.newRouter = func(string) router { return wordRouter{} } }, c.primary, c.standbys[0], c.standbys[1])
+	}, func(p *Proxy) { p.newRouter = func(string, string) router { return wordRouter{} } }, c.primary, c.standbys[0], c.standbys[1])
 	eventually.Nil(t, time.Minute, func() error {
 		if v := r.Status(); v.Primary == nil || len(v.Standbys) != 2 {
 			return fmt.Errorf("primary %v, %d standbys", v.Primary, len(v.Standbys))
@@ -314,6 +316,7 @@ func testSplitWire(t *testing.T, c *cluster) {
 		{"used on the primary", 1, []pgproto3.FrontendMessage{bind("a"), execute, sync}, "2 D:p C:SELECT 1 ZT"},
 		{"extended commit", 1, []pgproto3.FrontendMessage{parse("", "COMMIT"), bind(""), execute, sync}, "1 2 C:COMMIT ZI"},
 		{"begin and commit alone", 2, []pgproto3.FrontendMessage{parse("", "BEGIN"), bind(""), execute, sync, parse("", "ROLLBACK"), bind(""), execute, sync}, "1 2 C:BEGIN ZT 1 2 C:ROLLBACK ZI"},
+		{"start transaction", 2, []pgproto3.FrontendMessage{query("start transaction"), query("END")}, "C:START TRANSACTION ZT C:COMMIT ZI"},
 		{"pipelined queries", 5, []pgproto3.FrontendMessage{query("BEGIN"), query(text), query("INSERT INTO wire VALUES (3)"), query(text), query("COMMIT")}, "C:BEGIN ZT T D:s C:SELECT 1 ZT C:INSERT 0 1 ZT T D:p C:SELECT 1 ZT C:COMMIT ZI"},
 		{"pipelined batches", 2, []pgproto3.FrontendMessage{parse("", text), bind(""), execute, sync, parse("", text), bind(""), execute, sync}, "1 2 D:s C:SELECT 1 ZI 1 2 D:s C:SELECT 1 ZI"},
 		{"error in a batch", 1, []pgproto3.FrontendMessage{parse("", "SELECT 1/(n-n) FROM wire"), bind(""), execute, parse("b", text), sync}, "1 2 E:22012 ZI"},

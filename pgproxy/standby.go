@@ -645,21 +645,6 @@ func (p *Proxy) closeFence(ctx context.Context) {
 	p.fenceConn = nil
 }
 
-// routerFor returns the router of a database.
-func (p *Proxy) routerFor(database string) router {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	r := p.routers[database]
-	if r == nil {
-		if len(p.routers) >= maxGreetings {
-			clear(p.routers) // clients choose the names
-		}
-		r = p.newRouter(database)
-		p.routers[database] = r
-	}
-	return r
-}
-
 // settingsChanged follows what the session's settings mean for splitting. mu is
 // held.
 func (s *session) settingsChanged(name string, hint route.Hint) {
