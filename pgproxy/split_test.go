@@ -139,6 +139,7 @@ func TestSplitting(t *testing.T) {
 const where = "SELECT inet_server_port()"
 
 func testSplitRouting(t *testing.T, c *cluster) {
+	t.Helper()
 	r := c.proxy(t, anyAge)
 	setup := r.connect(t)
 	mustExec(t, setup, "CREATE TABLE r (n int PRIMARY KEY, s text)")
@@ -237,6 +238,7 @@ func (c *cluster) one(t *testing.T, conn *pgx.Conn, sql string) (string, error) 
 // testSplitWire looks at the messages themselves: pipelines, and statements
 // that live on both sides.
 func testSplitWire(t *testing.T, c *cluster) {
+	t.Helper()
 	r := c.proxy(t, anyAge)
 	conn := r.connect(t)
 	mustExec(t, conn, "CREATE TABLE IF NOT EXISTS wire (n int)")
@@ -338,6 +340,7 @@ func testSplitWire(t *testing.T, c *cluster) {
 }
 
 func testSplitSettings(t *testing.T, c *cluster) {
+	t.Helper()
 	r := c.proxy(t, func(cfg *Config) {
 		anyAge(cfg)
 		cfg.Pool.Size = 1
@@ -405,6 +408,7 @@ func testSplitSettings(t *testing.T, c *cluster) {
 
 // testSplitStale stops replay: no read may miss what was acknowledged.
 func testSplitStale(t *testing.T, c *cluster) {
+	t.Helper()
 	fence := c.proxy(t, nil)
 	session := c.proxy(t, func(cfg *Config) { cfg.Splitting.Mode = SplittingSession })
 	bounded := c.proxy(t, func(cfg *Config) {
@@ -466,6 +470,7 @@ func testSplitStale(t *testing.T, c *cluster) {
 }
 
 func testSplitStandbyLost(t *testing.T, c *cluster) {
+	t.Helper()
 	r := c.proxy(t, nil)
 	mustExec(t, r.connect(t), "CREATE TABLE IF NOT EXISTS lost (n int)")
 	c.catchUp(t)
@@ -583,6 +588,7 @@ func testSplitStandbyLost(t *testing.T, c *cluster) {
 // testSplitConcurrent lets many clients share few connections in all ways at
 // once: nobody may see another's answer.
 func testSplitConcurrent(t *testing.T, c *cluster) {
+	t.Helper()
 	r := c.proxy(t, func(cfg *Config) { cfg.Pool.Size, cfg.Pool.MaxPrepared = 2, 5 })
 	mustExec(t, r.connect(t), "CREATE TABLE many (id int PRIMARY KEY, n int)")
 	var wg sync.WaitGroup
@@ -666,6 +672,7 @@ func testSplitConcurrent(t *testing.T, c *cluster) {
 
 // testSplitFailover kills the primary under readers: they notice nothing.
 func testSplitFailover(t *testing.T, c *cluster) {
+	t.Helper()
 	r := c.proxy(t, nil)
 	w := r.connect(t)
 	mustExec(t, w, "CREATE TABLE fo (n int)")

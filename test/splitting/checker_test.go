@@ -284,6 +284,7 @@ func (c *cluster) delayReplay(t *testing.T, seed uint64) (stop func()) {
 
 // checkConsistency runs the checker in each mode.
 func checkConsistency(t *testing.T, c *cluster, operations, sessions int, seed uint64) {
+	t.Helper()
 	two := func(t *testing.T, splitting pgproxy.Splitting) *checker {
 		t.Helper()
 		splitting.MaxStaleness = max(splitting.MaxStaleness, time.Millisecond)
