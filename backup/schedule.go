@@ -121,7 +121,7 @@ func (s *Scheduler) Run(ctx context.Context) error {
 			}
 			j.finished(err, s.b.now())
 			if err != nil {
-				s.log.Error(j.name+" failed", "err", err, "again_at", j.again)
+				s.log.Error("operation failed", "operation", j.name, "err", err, "again_at", j.again)
 			}
 			s.look(ctx)
 		}
