@@ -149,8 +149,11 @@ func (c *Config) parameters() map[string]any {
 		"log_line_prefix":                 "%m [%p] %q%u@%d ",
 		"log_checkpoints":                 "off",
 		"log_lock_waits":                  "on",
-		"log_min_duration_statement":      "2s",
-		// Parameters of slow statements can be personal data.
+		// A statement can hold personal data and keys: psycopg2 sends literals in
+		// its text. So none is logged, be it slow or wrong; pg_stat_statements
+		// knows the slow ones without their literals.
+		"log_min_duration_statement":        -1,
+		"log_min_error_statement":           "panic",
 		"log_parameter_max_length":          0,
 		"log_parameter_max_length_on_error": 0,
 		"cluster_name":                      c.Name,
