@@ -96,6 +96,9 @@ func asOwner() (code int, err error) {
 		cmd.Env = append(cmd.Env, smallDisk+"="+small)
 	}
 	err = cmd.Run()
+	for _, d := range []string{tmp, small} {
+		_ = syscall.Unmount(d, syscall.MNT_DETACH) // else they cannot be removed
+	}
 	if cmd.ProcessState == nil {
 		return 0, err
 	}
