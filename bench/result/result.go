@@ -211,7 +211,10 @@ func (s *Suite) Write(path, notes string) error {
 
 // Markdown is the result as a table: one line per row, one column per contender,
 // each cell "median (min to max)", and below the peers' median how ours compares.
-func (s *Suite) Markdown() string {
+func (s *Suite) Markdown() string { return "# " + s.Suite + "\n\n" + s.Tables() }
+
+// Tables is Markdown without its heading, for a page that has one of its own.
+func (s *Suite) Tables() string {
 	names := map[string]bool{}
 	for _, r := range s.Rows {
 		for n := range r.Peers {
@@ -220,8 +223,8 @@ func (s *Suite) Markdown() string {
 	}
 	peers := slices.Sorted(maps.Keys(names))
 	var b strings.Builder
-	fmt.Fprintf(&b, "# %s\n\n%s, %d CPUs, %d GiB, Linux %s; %d runs, contenders in turn. Cells: median (min to max); × is ours divided by the peer.\n\n",
-		s.Suite, s.Date.UTC().Format("2006-01-02 15:04 UTC"), s.Machine.CPUs, s.Machine.MemoryGiB, s.Machine.Kernel, s.Runs)
+	fmt.Fprintf(&b, "%s, %d CPUs, %d GiB, Linux %s; %d runs, contenders in turn. Cells: median (min to max); × is ours divided by the peer.\n\n",
+		s.Date.UTC().Format("2006-01-02 15:04 UTC"), s.Machine.CPUs, s.Machine.MemoryGiB, s.Machine.Kernel, s.Runs)
 	b.WriteString("| row | better | ours |")
 	for _, p := range peers {
 		fmt.Fprintf(&b, " %s |", p)

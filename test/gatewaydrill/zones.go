@@ -351,7 +351,7 @@ func zonesCommand(ctx context.Context, args []string, stdout, stderr io.Writer) 
 		}
 	}
 	if *table != "" {
-		if err := result.ReplaceTable(*table, "zones", suite.Markdown()); err != nil {
+		if err := result.ReplaceTable(*table, "zones", suite.Tables()); err != nil {
 			return false, err
 		}
 	}
