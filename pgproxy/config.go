@@ -91,6 +91,8 @@ type Pool struct {
 	Mode string `yaml:"mode"`
 	// Size is the largest number of server connections per pair; default 20, 1 to 10000.
 	Size int `yaml:"size"`
+	// Sizes are other sizes for some pairs; the first that fits counts.
+	Sizes []PoolSize `yaml:"sizes"`
 	// Queue is how many clients per pair may wait for one; default 5000, 0 to 1000000.
 	Queue int `yaml:"queue"`
 	// QueueTimeout is how long they wait; default 30s.
@@ -102,6 +104,25 @@ type Pool struct {
 	// MaxPrepared is how many prepared statements one server connection keeps;
 	// default 200, 1 to 100000. The least recently used one goes first.
 	MaxPrepared int `yaml:"maxPrepared"`
+}
+
+// PoolSize is the size of the pools of a database, a user or one pair.
+type PoolSize struct {
+	// Database and User that it is for; empty is any. At least one is set.
+	Database string `yaml:"database"`
+	User     string `yaml:"user"`
+	// Size is the largest number of server connections per pair; 1 to 10000.
+	Size int `yaml:"size"`
+}
+
+// sizeOf returns the size of a pair's pool.
+func (p *Pool) sizeOf(k poolKey) int {
+	for _, s := range p.Sizes {
+		if (s.Database == "" || s.Database == k.database) && (s.User == "" || s.User == k.user) {
+			return s.Size
+		}
+	}
+	return p.Size
 }
 
 // Hold bounds the work that waits for a new primary.
@@ -266,6 +287,12 @@ func (c *Config) Validate() error {
 		bad("pool.mode", "%q is not \"transaction\" or \"session\"", c.Pool.Mode)
 	}
 	number("pool.size", c.Pool.Size, 1, 10000)
+	for i, s := range c.Pool.Sizes {
+		if s.Database == "" && s.User == "" {
+			bad(fmt.Sprintf("pool.sizes[%d]", i), "names neither a database nor a user; pool.size is for all")
+		}
+		number(fmt.Sprintf("pool.sizes[%d].size", i), s.Size, 1, 10000)
+	}
 	number("pool.queue", c.Pool.Queue, 0, 1000000)
 	duration("pool.queueTimeout", c.Pool.QueueTimeout, 0, time.Hour)
 	number("pool.maxClientConnections", c.Pool.MaxClientConnections, 1, 1000000)

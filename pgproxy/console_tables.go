@@ -236,14 +236,17 @@ func (p *Proxy) showDatabases() (rows [][]any) {
 		h, po, _ := net.SplitHostPort(t.Endpoint.Address)
 		host, port = h, po
 	}
-	connections := map[string]int{}
-	p.eachPool(func(k poolKey, st pool.Stats) { connections[k.database] += st.Idle + st.Used })
+	connections, sizes := map[string]int{}, map[string]int{}
+	p.eachPool(func(k poolKey, st pool.Stats) {
+		connections[k.database] += st.Idle + st.Used
+		sizes[k.database] = max(sizes[k.database], st.Size)
+	})
 	for _, database := range sortedKeys(connections) {
 		paused := 0
 		if p.gates.at(database) != nil {
 			paused = 1
 		}
-		rows = append(rows, []any{database, host, port, database, nil, p.live.Load().cfg.Pool.Size, 0, 0, p.mode, 0, connections[database], paused, 0})
+		rows = append(rows, []any{database, host, port, database, nil, sizes[database], 0, 0, p.mode, 0, connections[database], paused, 0})
 	}
 	return rows
 }

@@ -410,7 +410,7 @@ func (p *Proxy) poolFor(database, user string) *pool.Pool[*server] {
 	pl := p.pools[k]
 	if pl == nil {
 		c := p.live.Load().cfg.Pool
-		pl = pool.New[*server](c.Size, c.Queue)
+		pl = pool.New[*server](c.sizeOf(k), c.Queue)
 		p.pools[k] = pl
 	}
 	return pl

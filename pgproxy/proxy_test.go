@@ -468,3 +468,46 @@ func TestPgbench(t *testing.T) {
 		bench("-n", "-S", "-M", mode, "-c", "8", "-j", "8", "-T", "2")
 	}
 }
+
+// Many clients never take more server connections than their pool has.
+func TestPoolSizes(t *testing.T) {
+	db := servertest.NewPostgres(t, servertest.PostgresOptions{})
+	r := startProxy(t, func(c *Config) {
+		c.Pool.Size = 3
+		c.Pool.Sizes = []PoolSize{{Database: "postgres", User: "dify", Size: 1}, {User: "nobody", Size: 9}, {Database: "postgres", Size: 8}}
+	}, db)
+	for _, tt := range []struct {
+		database string
+		want     int
+	}{{"dify", 3}, {"postgres", 1}} {
+		var wg sync.WaitGroup
+		for range 8 {
+			c, err := pgx.Connect(ctxT(t), strings.Replace(r.dsn(), "/dify?", "/"+tt.database+"?", 1))
+			if err != nil {
+				t.Fatal(err)
+			}
+			wg.Go(func() {
+				defer c.Close(context.Background())
+				for range 5 {
+					var n int
+					if err := c.QueryRow(ctxT(t), "SELECT count(*)::int FROM pg_stat_activity WHERE usename = 'dify' AND datname = current_database()").Scan(&n); err != nil || n > tt.want {
+						t.Errorf("%s: %d server connections, want at most %d: %v", tt.database, n, tt.want, err)
+					}
+				}
+			})
+		}
+		wg.Wait()
+	}
+	next := r.live.Load().cfg
+	next.Pool.Sizes = []PoolSize{{Size: 4}}
+	if err := r.Reload(next); err == nil || !strings.Contains(err.Error(), "pool.sizes[0]") {
+		t.Errorf("an entry for nobody: %v", err)
+	}
+	next.Pool.Sizes = []PoolSize{{Database: "dify", Size: 2}}
+	if err := r.Reload(next); err != nil {
+		t.Fatal(err)
+	}
+	if got := r.poolFor("dify", "dify").Stats().Size; got != 2 {
+		t.Errorf("size %d after the reload, want 2", got)
+	}
+}

@@ -78,8 +78,11 @@ func (p *Proxy) Reload(cfg Config) (err error) {
 	p.live.Store(l)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, pl := range p.allPools() {
-		pl.Resize(l.cfg.Pool.Size, l.cfg.Pool.Queue)
+	for k, pl := range p.pools {
+		pl.Resize(l.cfg.Pool.sizeOf(k), l.cfg.Pool.Queue)
+	}
+	for k, pl := range p.standbyPools {
+		pl.Resize(l.cfg.Pool.sizeOf(k.poolKey), l.cfg.Pool.Queue)
 	}
 	return nil
 }

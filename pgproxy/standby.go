@@ -578,7 +578,7 @@ func (p *Proxy) standbyPool(database, user string, t *primary.Target) *pool.Pool
 	pl := p.standbyPools[k]
 	if pl == nil {
 		c := p.live.Load().cfg.Pool
-		pl = pool.New[*server](c.Size, c.Queue)
+		pl = pool.New[*server](c.sizeOf(k.poolKey), c.Queue)
 		p.standbyPools[k] = pl
 	}
 	return pl
