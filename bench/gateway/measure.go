@@ -108,7 +108,7 @@ func (b *bench) with(ctx context.Context, c *rig.Contender, f func(p *rig.Proces
 	}
 	defer os.RemoveAll(dir)
 	// Its own set of ports each time: the last one's may be in TIME_WAIT.
-	s := settings{Backends: b.backends, Root: os.Getuid() == 0, Descriptors: b.limit}
+	s := settings{Backends: b.backends, Dir: dir, Root: os.Getuid() == 0, Descriptors: b.limit}
 	var err error
 	if s.Listen, err = b.taken.Free(); err != nil {
 		return nil, err
