@@ -66,7 +66,7 @@ fuzz-ci: ## the same for the SSE parser and the classification of requests only
 # installed (make setup-bench). One row against nginx alone, while working on it:
 #   make bench-gateway ARGS="-rows sse_cpu_us_per_event -peers nginx -runs 3 -o /tmp/events.json"
 # and with another program of ours, "-ours PATH"; see bench/README.md.
-bench-gateway: build ## the gateway side by side with other proxies (15 min; ARGS=-quick: 1 min)
+bench-gateway: build ## the gateway side by side with other proxies (11 min; ARGS=-quick: 1 min)
 	go build -buildvcs=false -o bin/bench-gateway ./bench/gateway
 	bin/bench-gateway $(ARGS)
 
