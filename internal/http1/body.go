@@ -124,7 +124,7 @@ func (b *Body) Read(p []byte) (int, error) {
 			}
 			continue
 		}
-		n, err := b.c.Read(b.fit(p))
+		n, err := b.c.Read(b.d.fit(p))
 		k, derr := b.inPlace(p[:n])
 		switch {
 		case derr != nil:
@@ -140,33 +140,14 @@ func (b *Body) Read(p []byte) (int, error) {
 	}
 }
 
-// fit shortens p so that nothing behind a body of known length is read.
-func (b *Body) fit(p []byte) []byte {
-	if b.d.framing == framedLength && int64(len(p)) > b.d.left {
-		return p[:b.d.left]
-	}
-	return p
-}
-
 // inPlace takes the framing out of p and returns the payload's length. Bytes
 // behind the body's end make the connection useless.
 func (b *Body) inPlace(p []byte) (int, error) {
-	r, w := 0, 0
-	for r < len(p) {
-		payload, n, err := b.d.next(p[r:])
-		r += n
-		w += copy(p[w:], payload)
-		if err != nil {
-			return w, err
-		}
-		if b.d.done {
-			if r < len(p) {
-				b.reuse = false
-			}
-			break
-		}
+	n, rest, err := b.d.inPlace(p)
+	if len(rest) > 0 {
+		b.reuse = false
 	}
-	return w, nil
+	return n, err
 }
 
 // fail turns the error that ended reading into the body's.

@@ -84,6 +84,31 @@ func (d *decoder) next(p []byte) (payload []byte, n int, err error) {
 	return nil, n, nil
 }
 
+// fit shortens p so that nothing behind a body of known length is read.
+func (d *decoder) fit(p []byte) []byte {
+	if d.framing == framedLength && int64(len(p)) > d.left {
+		return p[:d.left]
+	}
+	return p
+}
+
+// inPlace takes the framing out of p. It returns the payload's length and, when
+// the body has ended, what lies behind it.
+func (d *decoder) inPlace(p []byte) (w int, rest []byte, err error) {
+	for r := 0; r < len(p); {
+		payload, n, err := d.next(p[r:])
+		r += n
+		w += copy(p[w:], payload)
+		if err != nil {
+			return w, nil, err
+		}
+		if d.done {
+			return w, p[r:], nil
+		}
+	}
+	return w, nil, nil
+}
+
 // frame takes one byte of a chunked body that is not payload.
 func (d *decoder) frame(c byte) error {
 	switch d.state {

@@ -60,7 +60,7 @@ func (b *requestBody) read(p []byte, deadline time.Time) (int, error) {
 			b.c.took(n)
 			b.err = err
 		} else {
-			n, err := b.c.read(b.fit(p), deadline)
+			n, err := b.c.read(b.d.fit(p), deadline)
 			if n > 0 {
 				k, b.err = b.inPlace(p[:n]) // an error of reading comes again
 			} else if errors.Is(err, io.EOF) {
@@ -82,31 +82,12 @@ func (b *requestBody) read(p []byte, deadline time.Time) (int, error) {
 	return 0, io.EOF
 }
 
-// fit shortens p so that nothing behind a body of known length is read.
-func (b *requestBody) fit(p []byte) []byte {
-	if b.d.framing == framedLength && int64(len(p)) > b.d.left {
-		return p[:b.d.left]
-	}
-	return p
-}
-
 // inPlace takes the framing out of p and returns the payload's length. What lies
 // behind the body's end is kept for the next request.
 func (b *requestBody) inPlace(p []byte) (int, error) {
-	r, w := 0, 0
-	for r < len(p) {
-		payload, n, err := b.d.next(p[r:])
-		r += n
-		w += copy(p[w:], payload)
-		if err != nil {
-			return w, err
-		}
-		if b.d.done {
-			b.c.keep(p[r:])
-			break
-		}
-	}
-	return w, nil
+	n, rest, err := b.d.inPlace(p)
+	b.c.keep(rest)
+	return n, err
 }
 
 // close ends the reading, also one that waits in another goroutine.
