@@ -106,7 +106,6 @@ func TestHTTP2Smuggling(t *testing.T) {
 		{"plain", request("POST", "/v1/a", "content-length", "2"), "ab", "200", `POST /v1/a, length 2, "ab"`},
 		{"no length", request("POST", "/v1/a"), "ab", "200", `POST /v1/a, length 2, "ab"`},
 		{"a length that is too short", request("POST", "/v1/a", "content-length", "1"), inner, refused, ""},
-		{"a length of nothing", request("POST", "/v1/a", "content-length", "0"), inner, refused + " | 200", maybeEmpty},
 		{"a length that is too long", request("POST", "/v1/a", "content-length", "50"), "ab", refused, ""},
 		{"two lengths", request("POST", "/v1/a", "content-length", "2", "content-length", "3"), "ab", refused, ""},
 		{"a length that is none", request("POST", "/v1/a", "content-length", "+2"), "ab", refused, ""},
@@ -130,6 +129,9 @@ func TestHTTP2Smuggling(t *testing.T) {
 		{"authority and host", request("GET", "/v1/a", "host", "y"), "", "200", `GET /v1/a, none, ""`},
 		{"CONNECT", []string{":method", "CONNECT", ":authority", "evil.example:443"}, "", "405", ""},
 		{"extended CONNECT", []string{":method", "CONNECT", ":protocol", "websocket", ":scheme", "http", ":authority", "x", ":path", "/v1/a"}, "", refused + " | 405", ""},
+		// The last, because the instance may see it after the stream was reset:
+		// before another case it would count there.
+		{"a length of nothing", request("POST", "/v1/a", "content-length", "0"), inner, refused + " | 200", maybeEmpty},
 	}
 	for _, tc := range cases {
 		t.Run(tc.name, func(t *testing.T) {
