@@ -1,7 +1,10 @@
-// Package eventually lets a test wait for a condition instead of sleeping.
+// Package eventually lets a test or a drill wait for a condition instead of
+// sleeping.
 package eventually
 
 import (
+	"context"
+	"fmt"
 	"testing"
 	"time"
 )
@@ -23,5 +26,23 @@ func Nil(tb testing.TB, limit time.Duration, check func() error) {
 			tb.Fatalf("still failing after %v: %v", limit, err)
 		}
 		time.Sleep(Poll)
+	}
+}
+
+// Within calls check every poll until it returns nil. The error is check's last when that
+// does not happen within the limit, or before the context ends.
+func Within(ctx context.Context, limit, poll time.Duration, check func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	for {
+		err := check(ctx)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("still failing after %v: %w", limit, err)
+		case <-time.After(poll):
+		}
 	}
 }

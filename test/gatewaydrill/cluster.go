@@ -22,6 +22,7 @@ import (
 
 	"fournines/difysim"
 	"fournines/gateway"
+	"fournines/internal/eventually"
 	"fournines/internal/zonenet"
 	"fournines/loadbalancer"
 	"fournines/topology"
@@ -273,19 +274,10 @@ func (c *Cluster) addArgs(name, zone string, args []string) {
 
 // AwaitReady waits until all processes see all others.
 func (c *Cluster) AwaitReady(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	for {
-		err := c.ready(ctx)
-		if err == nil {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("the cluster did not become ready: %w; logs are in %s", err, c.dir)
-		case <-time.After(50 * time.Millisecond):
-		}
+	if err := eventually.Within(ctx, patience, eventually.Poll, c.ready); err != nil {
+		return fmt.Errorf("the cluster did not become ready: %w; logs are in %s", err, c.dir)
 	}
+	return nil
 }
 
 func (c *Cluster) ready(ctx context.Context) error {

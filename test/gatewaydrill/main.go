@@ -40,8 +40,8 @@ func faultsCommand(ctx context.Context, args []string, stdout, stderr io.Writer)
 	binary := flags.String("binary", "bin/fournines", "the program under test")
 	repeat := flags.Int("repeat", 10, "how often each fault is repeated")
 	only := flags.String("only", "", "faults to run, separated by commas; empty for all")
-	out := flags.String("o", "", "file for the results in JSON; empty for none")
-	table := flags.String("table", "", "Markdown page whose table is replaced; empty for none")
+	out := result.Outlet{Mark: "faults"}
+	out.Flags(flags)
 	keep := flags.Bool("keep", false, "keep configurations and logs")
 	flags.Float64Var(&p.Load.Rate, "rate", p.Load.Rate, "requests per second")
 	flags.IntVar(&p.Load.Streams, "streams", p.Load.Streams, "event streams that are kept open")
@@ -61,7 +61,7 @@ func faultsCommand(ctx context.Context, args []string, stdout, stderr io.Writer)
 	if err != nil {
 		return false, err
 	}
-	if err := result.CheckMarks(*table, "faults"); err != nil {
+	if err := out.Check(); err != nil {
 		return false, err
 	}
 	begun := time.Now()
@@ -74,15 +74,8 @@ func faultsCommand(ctx context.Context, args []string, stdout, stderr io.Writer)
 	if _, err := io.WriteString(stdout, results.Markdown()); err != nil {
 		return false, err
 	}
-	if *out != "" {
-		if err := result.WriteJSON(*out, results); err != nil {
-			return false, err
-		}
-	}
-	if *table != "" {
-		if err := result.ReplaceTable(*table, "faults", results.Markdown()); err != nil {
-			return false, err
-		}
+	if err := out.Publish(results, results.Markdown()); err != nil {
+		return false, err
 	}
 	return results.Pass(), nil
 }

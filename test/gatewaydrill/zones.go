@@ -321,8 +321,8 @@ func zonesCommand(ctx context.Context, args []string, stdout, stderr io.Writer) 
 	flags := flag.NewFlagSet("zones", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	binary := flags.String("binary", "bin/fournines", "the program under test")
-	out := flags.String("o", "", "file for the results in JSON; empty for none")
-	table := flags.String("table", "", "Markdown page whose table is replaced; empty for none")
+	out := result.Outlet{Mark: "zones"}
+	out.Flags(flags)
 	var p ZonePlan
 	flags.DurationVar(&p.Delay, "delay", 30*time.Millisecond, "round trip between two zones")
 	flags.Float64Var(&p.Rate, "rate", 100, "requests per second")
@@ -335,7 +335,7 @@ func zonesCommand(ctx context.Context, args []string, stdout, stderr io.Writer) 
 	if err != nil {
 		return false, err
 	}
-	if err := result.CheckMarks(*table, "zones"); err != nil {
+	if err := out.Check(); err != nil {
 		return false, err
 	}
 	suite, err := Zones(ctx, Options{Binary: path}, p, func(text string) { fmt.Fprintln(stderr, text) })
@@ -345,15 +345,8 @@ func zonesCommand(ctx context.Context, args []string, stdout, stderr io.Writer) 
 	if _, err := io.WriteString(stdout, suite.Markdown()); err != nil {
 		return false, err
 	}
-	if *out != "" {
-		if err := result.WriteJSON(*out, suite); err != nil {
-			return false, err
-		}
-	}
-	if *table != "" {
-		if err := result.ReplaceTable(*table, "zones", suite.Tables()); err != nil {
-			return false, err
-		}
+	if err := out.Publish(suite, suite.Tables()); err != nil {
+		return false, err
 	}
 	ok := true
 	for _, row := range suite.Rows {

@@ -23,6 +23,7 @@ import (
 
 	"fournines/component/etcd"
 	"fournines/component/postgres"
+	"fournines/internal/eventually"
 	"fournines/internal/process"
 	"fournines/internal/zonenet"
 	"fournines/pgproxy"
@@ -356,19 +357,10 @@ func (c *Cluster) inZone(zone string) []*unit {
 // AwaitSteady waits until every server is ready and the primary has a
 // synchronous standby.
 func (c *Cluster) AwaitSteady(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	for {
-		err := c.steady(ctx)
-		if err == nil {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("no steady state: %w; logs are in %s", err, c.dir)
-		case <-time.After(250 * time.Millisecond):
-		}
+	if err := eventually.Within(ctx, patience, 250*time.Millisecond, c.steady); err != nil {
+		return fmt.Errorf("no steady state: %w; logs are in %s", err, c.dir)
 	}
+	return nil
 }
 
 func (c *Cluster) steady(ctx context.Context) error {

@@ -36,8 +36,8 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer) (bool
 	binary := flags.String("binary", "bin/fournines", "the program under test")
 	repeat := flags.Int("repeat", 20, "how often each fault is repeated")
 	only := flags.String("only", "", "faults to run, separated by commas; empty for all")
-	out := flags.String("o", "", "file for the results in JSON; empty for none")
-	table := flags.String("table", "", "Markdown page whose table is replaced; empty for none")
+	out := result.Outlet{Mark: "failover"}
+	out.Flags(flags)
 	flags.StringVar(&o.Splitting, "splitting", "", "pgproxy's splitting.mode; empty for its default")
 	flags.BoolVar(&o.Keep, "keep", false, "keep configurations and logs")
 	flags.Float64Var(&p.Rate, "rate", p.Rate, "writes per second")
@@ -63,7 +63,7 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer) (bool
 			return false, fmt.Errorf("%w; run `make setup`", err)
 		}
 	}
-	if err := result.CheckMarks(*table, "failover"); err != nil {
+	if err := out.Check(); err != nil {
 		return false, err
 	}
 	begun := time.Now()
@@ -76,15 +76,8 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer) (bool
 	if _, err := io.WriteString(stdout, results.Markdown()); err != nil {
 		return false, err
 	}
-	if *out != "" {
-		if err := result.WriteJSON(*out, results); err != nil {
-			return false, err
-		}
-	}
-	if *table != "" {
-		if err := result.ReplaceTable(*table, "failover", results.Markdown()); err != nil {
-			return false, err
-		}
+	if err := out.Publish(results, results.Markdown()); err != nil {
+		return false, err
 	}
 	return results.Pass(), nil
 }
