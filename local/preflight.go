@@ -113,6 +113,10 @@ func checkExecutable(path, fix string, owner process.Owner) error {
 	return process.CheckReach(filepath.Dir(path), owner)
 }
 
+// versionTimeout is how long a program may take to tell its version: an
+// interpreter on a machine that is busy with a start takes many seconds.
+const versionTimeout = time.Minute
+
 func (r *Requirement) check(ctx context.Context) error {
 	fix := r.Fix
 	if fix == "" {
@@ -124,12 +128,15 @@ func (r *Requirement) check(ctx context.Context) error {
 	if len(r.VersionArgs) == 0 || r.Accept == nil {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, versionTimeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, r.Path, r.VersionArgs...)
 	cmd.WaitDelay = time.Second
 	out, err := cmd.CombinedOutput()
-	if err != nil {
+	switch {
+	case ctx.Err() == context.DeadlineExceeded:
+		return fmt.Errorf("%s: %s did not tell its version within %v: the machine is too busy, or the program hangs; run `%s %s` by hand", r.What, r.Path, versionTimeout, r.Path, strings.Join(r.VersionArgs, " "))
+	case err != nil:
 		return fmt.Errorf("%s: %s does not tell its version (%w: %s); %s", r.What, r.Path, err, firstLine(out), fix)
 	}
 	if err := r.Accept(string(out)); err != nil {
