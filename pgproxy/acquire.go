@@ -98,20 +98,25 @@ func (w *waiter) end(p *Proxy) {
 		p.held.Add(-1)
 	}
 	if !w.since.IsZero() {
-		kind := "pool"
-		if w.held {
-			kind = "hold"
-		}
 		took := time.Since(w.since)
-		p.metrics.waits.WithLabelValues(kind).Observe(took.Seconds())
-		p.metrics.waited(w.s.database, took)
+		if w.held {
+			p.metrics.waitHold.Observe(took.Seconds())
+		} else {
+			p.metrics.waitPool.Observe(took.Seconds())
+		}
+		w.s.waited.Add(int64(took))
 		w.s.waitSince.Store(0)
 	}
 }
 
-// check refuses to work for a client that left while it was waiting.
+// longWait is after what time it is worth a system call to find out whether the
+// client is still there. Where all connections are busy everybody waits for a
+// moment.
+const longWait = 10 * time.Millisecond
+
+// check refuses to work for a client that left during a long wait.
 func (p *Proxy) check(s *session, w *waiter, srv *server) (*server, error) {
-	if !w.since.IsZero() && hungUp(s.conn) {
+	if !w.since.IsZero() && time.Since(w.since) > longWait && hungUp(s.conn) {
 		srv.release()
 		return nil, errBye
 	}
@@ -121,12 +126,7 @@ func (p *Proxy) check(s *session, w *waiter, srv *server) (*server, error) {
 // queue waits for a connection of the pool and watches the client meanwhile.
 func (p *Proxy) queue(s *session, w *waiter, limit time.Duration) (*server, bool, error) {
 	w.start()
-	return s.pool.Get(s.ctx, limit, func() error {
-		if hungUp(s.conn) {
-			return errBye
-		}
-		return nil
-	})
+	return s.pool.Get(s.ctx, limit, s.stays)
 }
 
 // noPrimary is why most clients are held.

@@ -23,10 +23,19 @@ const maxGreetings = 1000
 // serve handles one client connection from its first byte.
 func (p *Proxy) serve(conn net.Conn) {
 	s := &session{
-		p: p, conn: conn, br: bufio.NewReaderSize(conn, clientBuffer), status: 'I',
+		p: p, conn: conn, br: clientReaders.Get().(*bufio.Reader), status: 'I',
 		stmts: make(map[string]*statement), portals: make(map[string]*statement),
 	}
+	s.input.conn = conn
+	s.br.Reset(&s.input)
 	s.src = s.br
+	s.fillInput = s.fill
+	s.stays = func() error {
+		if hungUp(s.conn) {
+			return errBye
+		}
+		return nil
+	}
 	s.quiet.L = &s.mu
 	s.ctx, s.cancel = context.WithCancelCause(p.hard)
 	defer s.cancel(nil)
@@ -150,7 +159,7 @@ func (s *session) login() error {
 		}
 		return s.greetConsole()
 	}
-	s.pool = p.poolFor(s.database, s.user)
+	s.pool, s.waited = p.poolFor(s.database, s.user), p.metrics.waited(s.database)
 	_ = s.conn.SetDeadline(time.Time{})
 	if !p.register(s) {
 		return newError("FATAL", codeShutdown, "the proxy is shutting down")
@@ -207,8 +216,8 @@ func (s *session) firstPackets(l *live) (*pgwire.Startup, error) {
 			if err = tc.Handshake(); err != nil {
 				return nil, errBye
 			}
-			s.conn = tc
-			s.br.Reset(tc)
+			s.conn, s.input.conn = tc, tc
+			s.br.Reset(&s.input)
 		}
 		if err != nil {
 			return nil, err

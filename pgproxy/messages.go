@@ -45,24 +45,28 @@ func (s *session) message(typ byte, size int) error {
 }
 
 // body returns the body of a message, from the read buffer when it fits there.
-// It is valid until the next read; done consumes it.
-func (s *session) body(size int) (body []byte, done func() error, err error) {
+// It is valid until the next read; bodyDone consumes it.
+func (s *session) body(size int) (body []byte, err error) {
 	if size <= s.src.Size() {
 		b, err := s.src.Peek(size)
 		if err != nil {
-			return nil, nil, err
+			return nil, err
 		}
-		return b[pgwire.HeaderLen:], func() error { return pgwire.Skip(s.src, size) }, nil
+		return b[pgwire.HeaderLen:], nil
 	}
-	if s.scratch, err = pgwire.ReadBody(s.scratch[:0], s.src, size); err != nil {
-		return nil, nil, err
+	s.scratch, err = pgwire.ReadBody(s.scratch[:0], s.src, size)
+	return s.scratch, err
+}
+
+// bodyDone consumes the body of a message of the given size.
+func (s *session) bodyDone(size int) error {
+	if size <= s.src.Size() {
+		return pgwire.Skip(s.src, size)
 	}
-	return s.scratch, func() error {
-		if cap(s.scratch) > 64<<10 {
-			s.scratch = nil
-		}
-		return nil
-	}, nil
+	if cap(s.scratch) > 64<<10 {
+		s.scratch = nil
+	}
+	return nil
 }
 
 // write sends s.out and then the given bytes; the error of a broken server
@@ -88,7 +92,7 @@ func (s *session) simpleQuery(size int) error {
 	if size > maxInspected {
 		return s.unread(size, route.PinSessionState)
 	}
-	body, done, err := s.body(size)
+	body, err := s.body(size)
 	if err != nil {
 		return err
 	}
@@ -96,7 +100,7 @@ func (s *session) simpleQuery(size int) error {
 	if err != nil {
 		return err
 	}
-	if err := done(); err != nil || srv == nil {
+	if err := s.bodyDone(size); err != nil || srv == nil {
 		return err
 	}
 	s.flush(srv)
@@ -193,15 +197,15 @@ func (s *session) stream(srv *server, n int) error {
 	srv.wr.Lock()
 	done, err := pgwire.Copy(srv.bw, s.src, n)
 	srv.wr.Unlock()
-	var we *pgwire.WriteError
+	if err == nil {
+		s.flush(srv)
+		return nil
+	}
+	var we *pgwire.WriteError // on the heap, so only where it is needed
 	if errors.As(err, &we) {
 		return pgwire.Skip(s.src, n-done)
 	}
-	if err != nil {
-		return err
-	}
-	s.flush(srv)
-	return nil
+	return err
 }
 
 // pin ties the session to its server connection. mu is held.
@@ -281,7 +285,7 @@ func (s *session) parse(size int) error {
 	if size > limit.StatementBytes {
 		return newError("FATAL", codeLimit, "statement of %d bytes is over the limit of %d", size, limit.StatementBytes)
 	}
-	body, done, err := s.body(size)
+	body, err := s.body(size)
 	if err != nil {
 		return err
 	}
@@ -294,7 +298,7 @@ func (s *session) parse(size int) error {
 	srv, handled, err := s.attachOrAnswer('P', &facts)
 	if handled || err != nil {
 		if err == nil {
-			err = done()
+			err = s.bodyDone(size)
 		}
 		return err
 	}
@@ -309,7 +313,7 @@ func (s *session) parse(size int) error {
 		s.mu.Unlock()
 		s.write(srv, 0, nil)
 	}
-	if err := done(); err != nil {
+	if err := s.bodyDone(size); err != nil {
 		return err
 	}
 	s.flush(srv)

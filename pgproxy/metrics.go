@@ -18,13 +18,15 @@ type metrics struct {
 
 	mu      sync.Mutex
 	live    map[*server]bool
-	retired map[string]*totals // by database
-	errors  sync.Map           // SQLSTATE class → *atomic.Uint64
+	retired map[string]*totals       // by database
+	waiting map[string]*atomic.Int64 // nanoseconds that clients have waited, by database
+	errors  sync.Map                 // SQLSTATE class → *atomic.Uint64
 
 	holds, cancels, replays, authFailures, authRefused, panics atomic.Uint64
 	pins                                                       [route.PinSessionState + 1]atomic.Uint64
 
-	waits *prometheus.HistogramVec
+	waits              *prometheus.HistogramVec
+	waitPool, waitHold prometheus.Observer // the two of waits
 	// Of read/write splitting: units by place and reason.
 	routed     [here + 1][]atomic.Uint64
 	fenceWaits prometheus.Histogram
@@ -43,13 +45,14 @@ func (t *totals) add(s *server) {
 }
 
 func newMetrics(p *Proxy) *metrics {
-	m := &metrics{p: p, live: make(map[*server]bool), retired: make(map[string]*totals), waits: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+	m := &metrics{p: p, live: make(map[*server]bool), retired: make(map[string]*totals), waiting: make(map[string]*atomic.Int64), waits: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name: "fournines_pgproxy_wait_seconds", Help: "Time that clients waited for a server connection, by kind: pool (all in use) or hold (no primary, or paused).",
 		Buckets: []float64{.0001, .001, .005, .01, .05, .1, .5, 1, 2, 5, 10, 30},
 	}, []string{"kind"}), fenceWaits: prometheus.NewHistogram(prometheus.HistogramOpts{
 		Name: "fournines_pgproxy_fence_wait_seconds", Help: "Time that reads waited for the primary's WAL position.",
 		Buckets: []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .5, 1},
 	})}
+	m.waitPool, m.waitHold = m.waits.WithLabelValues("pool"), m.waits.WithLabelValues("hold")
 	for i := range m.routed {
 		m.routed[i] = make([]atomic.Uint64, routed(whys))
 	}
@@ -95,11 +98,20 @@ func (m *metrics) gone(database string) *totals {
 	return t
 }
 
-// waited adds to the time that a database's clients have waited for a server.
-func (m *metrics) waited(database string, took time.Duration) {
+// waited returns where the time is added up, in nanoseconds, that a database's
+// clients have waited for a server.
+func (m *metrics) waited(database string) *atomic.Int64 {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.gone(database).waited += took
+	if m.waiting[database] == nil {
+		if len(m.waiting) >= maxGreetings {
+			database = "" // clients choose the names
+		}
+		if m.waiting[database] == nil {
+			m.waiting[database] = new(atomic.Int64)
+		}
+	}
+	return m.waiting[database]
 }
 
 // byDatabase returns the totals of every database.
@@ -114,6 +126,11 @@ func (m *metrics) byDatabase() map[string]totals {
 		t := all[s.database]
 		t.add(s)
 		all[s.database] = t
+	}
+	for database, ns := range m.waiting {
+		t := all[database]
+		t.waited = time.Duration(ns.Load())
+		all[database] = t
 	}
 	return all
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"fournines/internal/adminhttp"
+	"fournines/internal/reactor"
 	"fournines/pgproxy/fence"
 	"fournines/pgproxy/pool"
 	"fournines/pgproxy/primary"
@@ -292,6 +293,7 @@ func (p *Proxy) accept(ctx context.Context, ln net.Listener) error {
 			return fmt.Errorf("accept: %w", err)
 		}
 		tune(conn, 60*time.Second)
+		conn = reactor.Direct(conn)
 		p.clients.Add(1)
 		p.wg.Go(func() {
 			defer p.clients.Add(-1)

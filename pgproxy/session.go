@@ -17,31 +17,33 @@ import (
 	"fournines/pgproxy/route"
 )
 
-// clientBuffer is the read buffer of one client; messages that fit are passed
-// on without a copy of their own.
-const clientBuffer = 8 << 10
-
 // session is one client. Its own goroutine reads the client and writes to the
 // server that it holds; that server's goroutine writes to the client.
 //
 // Lock order: upMu, wmu, mu, then a server's mu.
 type session struct {
-	p        *Proxy
-	conn     net.Conn
-	br       *bufio.Reader
-	src      *bufio.Reader // where messages are handled from: br, or a unit that is run again
-	user     string
-	database string
-	pool     *pool.Pool[*server]
-	router   router
-	pid      uint32
-	key      [4]byte
-	hello    []byte // collected answers of the login
-	console  bool   // it talks to the proxy itself
-	began    time.Time
+	p     *Proxy
+	conn  net.Conn
+	br    *bufio.Reader // noBuffer while the client is silent, see awaitInput
+	src   *bufio.Reader // where messages are handled from: br, or a unit that is run again
+	input input
+	// fillInput is s.fill; inputErr is what it met.
+	fillInput func(fd uintptr) bool
+	inputErr  error
+	user      string
+	database  string
+	pool      *pool.Pool[*server]
+	router    router
+	pid       uint32
+	key       [4]byte
+	hello     []byte // collected answers of the login
+	console   bool   // it talks to the proxy itself
+	began     time.Time
 	// waitSince is when it began to wait for a server, in unix nanoseconds; 0
 	// while it does not.
 	waitSince atomic.Int64
+	waited    *atomic.Int64 // of its database, see metrics
+	stays     func() error  // errBye when the client has left
 	ctx       context.Context
 	cancel    context.CancelCauseFunc
 
@@ -156,7 +158,12 @@ func (s *session) send(b []byte) error {
 // relay handles the client's messages until it leaves or must leave.
 func (s *session) relay() error {
 	for {
-		typ, size, err := pgwire.PeekHeader(s.br)
+		var typ byte
+		var size int
+		err := s.awaitInput()
+		if err == nil {
+			typ, size, err = pgwire.PeekHeader(s.br)
+		}
 		if err != nil {
 			if errors.Is(err, os.ErrDeadlineExceeded) {
 				if s.ctx.Err() != nil {

@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"golang.org/x/sys/unix"
 
+	"fournines/internal/reactor"
 	"fournines/topology"
 )
 
@@ -39,7 +40,11 @@ func tune(conn net.Conn, limit time.Duration) {
 // hungUp reports whether the peer has closed the connection. It consumes
 // nothing, so it may be asked while a request is waiting.
 func hungUp(conn net.Conn) bool {
-	if u, ok := conn.(interface{ NetConn() net.Conn }); ok {
+	for {
+		u, ok := conn.(interface{ NetConn() net.Conn })
+		if !ok {
+			break
+		}
 		conn = u.NetConn()
 	}
 	tc, ok := conn.(*net.TCPConn)
@@ -78,6 +83,7 @@ func connect(ctx context.Context, l *live, e topology.Endpoint, user, password, 
 		conn, err := d.DialContext(ctx, network, addr)
 		if err == nil {
 			tune(conn, userTimeout)
+			conn = reactor.Direct(conn)
 		}
 		return conn, err
 	}

@@ -430,11 +430,11 @@ func (s *session) runUnit(u *unit) error {
 		return err
 	}
 	// The client has seen nothing of it: the primary answers instead.
-	r := replayReaders.Get().(*bufio.Reader)
+	r := clientReaders.Get().(*bufio.Reader)
 	r.Reset(bytes.NewReader(*saved))
 	defer func() {
 		r.Reset(nil)
-		replayReaders.Put(r)
+		clientReaders.Put(r)
 	}()
 	if !instead.sent {
 		if err := pgwire.Skip(s.br, len(*saved)); err != nil {
@@ -458,10 +458,7 @@ func (s *session) runUnit(u *unit) error {
 	return s.runMessages(r, len(*saved))
 }
 
-var (
-	unitBuffers   = sync.Pool{New: func() any { b := make([]byte, 0, clientBuffer); return &b }}
-	replayReaders = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, clientBuffer) }}
-)
+var unitBuffers = sync.Pool{New: func() any { b := make([]byte, 0, clientBuffer); return &b }}
 
 // runMessages handles the messages in the next n bytes of r. upMu is held.
 func (s *session) runMessages(r *bufio.Reader, n int) error {

@@ -498,12 +498,7 @@ func (p *Proxy) acquireStandby(s *session) (*server, why, error) {
 	defer w.end(p)
 	w.start()
 	pl := p.standbyPool(s.database, s.user, first)
-	srv, dial, err := pl.Get(s.ctx, p.live.Load().cfg.Pool.QueueTimeout, func() error {
-		if hungUp(s.conn) {
-			return errBye
-		}
-		return nil
-	})
+	srv, dial, err := pl.Get(s.ctx, p.live.Load().cfg.Pool.QueueTimeout, s.stays)
 	switch {
 	case errors.Is(err, pool.ErrFull) || errors.Is(err, pool.ErrTimeout):
 		return nil, whyNoStandby, nil

@@ -36,10 +36,15 @@ type settings struct {
 	Children int
 	// Prepared: the clients use prepared statements.
 	Prepared bool
+	// Splitting: reads may run on standbys.
+	Splitting bool
 }
 
 // direct is the name of the contender that is no proxy.
 const direct = "direct"
+
+// splitting is the name of ours with reads on standbys, which is an option.
+const splitting = "splitting"
 
 // pgpool is the name of one that is treated apart.
 const pgpool = "pgpool"
@@ -62,12 +67,14 @@ var peers = []rig.Peer{
 }
 
 // pools tells if a contender shares server connections between clients.
-func pools(c *rig.Contender) bool { return c.Name == "ours" || c.Name == "pgbouncer" }
+func pools(c *rig.Contender) bool {
+	return c.Name == "ours" || c.Name == splitting || c.Name == "pgbouncer"
+}
 
-// ours is the proxy of this repository.
-func ours(program string) *rig.Contender {
+// ours is the proxy of this repository, under a name.
+func ours(name, title, program string) *rig.Contender {
 	return &rig.Contender{
-		Name: "ours", Title: "ours", Program: program,
+		Name: name, Title: title, Program: program,
 		Files: map[string]string{"fournines.yaml.tmpl": "pgproxy.yaml"},
 		Argv:  []string{"pgproxy", "--config", "{dir}/pgproxy.yaml"},
 	}

@@ -30,7 +30,7 @@ func main() {
 
 // runCommand is the command without the process around it.
 func runCommand(ctx context.Context, args []string, stdout, stderr io.Writer) error {
-	names := append([]string{direct}, rig.PeerNames(peers)...)
+	names := append([]string{direct, splitting}, rig.PeerNames(peers)...)
 	o, err := rig.ParseOrder("pgproxy", args, rig.Metrics(measurements(nil)), names, stderr)
 	if err != nil {
 		return err

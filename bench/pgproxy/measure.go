@@ -113,6 +113,7 @@ func (b *bench) with(ctx context.Context, c *rig.Contender, l load, f func(p *ri
 		Servers: b.cluster.Servers, Primary: b.cluster.Primary().Address, Dir: dir,
 		User: postgres.User, ProbeUser: postgres.ProbeUser, Password: b.cluster.Password, PasswordFile: b.cluster.PasswordFile,
 		Pool: poolSize, MaxClients: b.idle + 1000, Clients: l.clients, Children: l.clients + 10, Prepared: l.prepared,
+		Splitting: name == splitting,
 	}
 	if l.prepared && l.script == tpcb {
 		// One thread of pgbench has many clients, and waits for the answer when it

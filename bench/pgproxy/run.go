@@ -30,16 +30,22 @@ func measurements(b *bench) []rig.Measurement {
 	}
 	higher := func(metric string) rig.Row { return rig.Row{Metric: metric, Better: result.Higher} }
 	lower := func(metric string) rig.Row { return rig.Row{Metric: metric, Better: result.Lower} }
-	proxies := func(c *rig.Contender) bool { return c.Program != "" }
+	// Splitting is measured where it is compared, with the usual number of clients.
+	usual := func(c *rig.Contender) bool { return c.Name != splitting }
+	proxies := func(c *rig.Contender) bool { return c.Program != "" && usual(c) }
 	var all []rig.Measurement
 	rate := func(name, metric string, l load) {
+		only := usual
+		if l.clients == size.clients {
+			only = nil
+		}
 		for _, prepared := range []bool{false, true} {
 			name, metric, l := name, metric, l
 			if l.prepared = prepared; prepared {
 				name, metric = name+", prepared", metric+"_prepared"
 			}
 			l.seconds = size.seconds
-			all = append(all, rig.Measurement{Name: name, Rows: []rig.Row{higher(metric)}, Run: func(ctx context.Context, c *rig.Contender) (*rig.Sample, error) {
+			all = append(all, rig.Measurement{Name: name, Rows: []rig.Row{higher(metric)}, Only: only, Run: func(ctx context.Context, c *rig.Contender) (*rig.Sample, error) {
 				return b.load(ctx, c, l, metric, "")
 			}})
 		}
@@ -70,12 +76,15 @@ func measurements(b *bench) []rig.Measurement {
 
 // run measures everything that the order asks for.
 func run(ctx context.Context, o *rig.Order, progress io.Writer) (_ *result.Suite, notes string, err error) {
-	r, err := rig.NewRunner(ctx, "pgproxy", o, ours(o.Program), peers, progress)
+	r, err := rig.NewRunner(ctx, "pgproxy", o, ours("ours", "ours", o.Program), peers, progress)
 	if err != nil {
 		return nil, "", err
 	}
 	if slices.Contains(o.Peers, direct) {
 		r.Enter(&rig.Contender{Name: direct, Title: direct})
+	}
+	if slices.Contains(o.Peers, splitting) {
+		r.Enter(ours(splitting, "ours with splitting", o.Program))
 	}
 	sizes := fullSizes
 	if o.Quick {

@@ -20,7 +20,7 @@ var ErrAgain = errors.New("nothing to read now")
 // ReadNow reads without waiting; the end of the stream is io.EOF.
 func ReadNow(fd int, p []byte) (int, error) {
 	for {
-		n, _, errno := syscall.RawSyscall(unix.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)))
+		n, errno := readCall(fd, p)
 		switch {
 		case errno == unix.EINTR:
 			continue
@@ -31,7 +31,7 @@ func ReadNow(fd int, p []byte) (int, error) {
 		case n == 0:
 			return 0, io.EOF
 		}
-		return int(n), nil
+		return n, nil
 	}
 }
 
@@ -40,7 +40,7 @@ func ReadNow(fd int, p []byte) (int, error) {
 func WriteNow(fd int, p []byte) (n int, err error) {
 	for n < len(p) {
 		rest := p[n:]
-		k, _, errno := syscall.RawSyscall(unix.SYS_WRITE, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(rest))), uintptr(len(rest)))
+		k, errno := writeCall(fd, rest)
 		switch {
 		case errno == unix.EINTR:
 		case errno == unix.EAGAIN:
@@ -48,7 +48,7 @@ func WriteNow(fd int, p []byte) (n int, err error) {
 		case errno != 0:
 			return n, os.NewSyscallError("write", errno)
 		default:
-			n += int(k)
+			n += k
 		}
 	}
 	return n, nil

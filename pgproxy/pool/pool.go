@@ -4,7 +4,6 @@
 package pool
 
 import (
-	"container/list"
 	"context"
 	"errors"
 	"sync"
@@ -27,8 +26,17 @@ type Pool[T comparable] struct {
 	slots   int // dialling, idle and in use
 	idle    []T // last in, first out, so that surplus ones age
 	members map[T]bool
-	waiters list.List // of chan grant[T]
+	first   *taker[T] // of the queue
+	last    *taker[T]
+	unused  *taker[T] // linked by next: where everybody waits for a moment, nobody allocates
 	waiting atomic.Int32
+}
+
+// taker stands in the queue.
+type taker[T comparable] struct {
+	granted    chan grant[T] // has room for one
+	timer      *time.Timer
+	prev, next *taker[T]
 }
 
 type grant[T comparable] struct {
@@ -55,7 +63,7 @@ func (p *Pool[T]) Resize(size, queue int) {
 // check once a second, and gives up with its error; check may be nil.
 func (p *Pool[T]) Get(ctx context.Context, timeout time.Duration, check func() error) (conn T, dial bool, err error) {
 	p.mu.Lock()
-	if n := len(p.idle); n > 0 && p.waiters.Len() == 0 {
+	if n := len(p.idle); n > 0 && p.first == nil {
 		conn = p.idle[n-1]
 		p.idle = p.idle[:n-1]
 		p.mu.Unlock()
@@ -70,24 +78,23 @@ func (p *Pool[T]) Get(ctx context.Context, timeout time.Duration, check func() e
 		p.mu.Unlock()
 		return conn, false, ErrTimeout
 	}
-	if p.waiters.Len() >= p.queue {
+	if int(p.waiting.Load()) >= p.queue {
 		p.mu.Unlock()
 		return conn, false, ErrFull
 	}
-	ch := make(chan grant[T], 1)
-	el := p.waiters.PushBack(ch)
-	p.waiting.Store(int32(p.waiters.Len()))
+	w := p.enqueue(min(timeout, time.Second))
 	p.mu.Unlock()
 	deadline := time.Now().Add(timeout)
-	timer := time.NewTimer(min(timeout, time.Second))
-	defer timer.Stop()
 	for err == nil {
 		select {
-		case g := <-ch:
+		case g := <-w.granted:
+			p.mu.Lock()
+			p.recycle(w)
+			p.mu.Unlock()
 			return g.conn, g.dial, nil
 		case <-ctx.Done():
 			err = context.Cause(ctx)
-		case now := <-timer.C:
+		case now := <-w.timer.C:
 			left := deadline.Sub(now)
 			switch {
 			case left <= 0:
@@ -95,19 +102,62 @@ func (p *Pool[T]) Get(ctx context.Context, timeout time.Duration, check func() e
 			case check != nil:
 				err = check()
 			}
-			timer.Reset(max(0, min(left, time.Second)))
+			w.timer.Reset(max(0, min(left, time.Second)))
 		}
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	defer p.recycle(w)
 	select {
-	case g := <-ch: // granted at the last moment
+	case g := <-w.granted: // at the last moment
 		return g.conn, g.dial, nil
 	default:
 	}
-	p.waiters.Remove(el)
-	p.waiting.Store(int32(p.waiters.Len()))
+	p.dequeue(w)
 	return conn, false, err
+}
+
+// enqueue puts a taker at the end of the queue, whose timer fires after d. mu
+// is held.
+func (p *Pool[T]) enqueue(d time.Duration) *taker[T] {
+	w := p.unused
+	if w == nil {
+		w = &taker[T]{granted: make(chan grant[T], 1), timer: time.NewTimer(d)}
+	} else {
+		p.unused, w.next = w.next, nil
+		w.timer.Reset(d)
+	}
+	if w.prev = p.last; w.prev != nil {
+		w.prev.next = w
+	} else {
+		p.first = w
+	}
+	p.last = w
+	p.waiting.Add(1)
+	return w
+}
+
+// dequeue takes a taker out of the queue. mu is held.
+func (p *Pool[T]) dequeue(w *taker[T]) {
+	if w.prev != nil {
+		w.prev.next = w.next
+	} else {
+		p.first = w.next
+	}
+	if w.next != nil {
+		w.next.prev = w.prev
+	} else {
+		p.last = w.prev
+	}
+	w.prev, w.next = nil, nil
+	p.waiting.Add(-1)
+}
+
+// recycle keeps a taker that is out of the queue and has its grant for the next
+// one. mu is held.
+func (p *Pool[T]) recycle(w *taker[T]) {
+	w.timer.Stop()
+	w.next, p.unused = p.unused, w
 }
 
 // Add makes a freshly dialled connection a member; it is in use by the caller.
@@ -134,8 +184,8 @@ func (p *Pool[T]) Put(conn T) bool {
 	if !p.members[conn] || p.slots > p.size {
 		return false
 	}
-	if ch := p.next(); ch != nil {
-		ch <- grant[T]{conn: conn}
+	if w := p.next(); w != nil {
+		w.granted <- grant[T]{conn: conn}
 		return true
 	}
 	p.idle = append(p.idle, conn)
@@ -175,24 +225,23 @@ func (p *Pool[T]) TakeIdle(surplus func(T) bool) (conn T, ok bool) {
 	return conn, false
 }
 
-func (p *Pool[T]) next() chan grant[T] {
-	el := p.waiters.Front()
-	if el == nil {
-		return nil
+// next takes the first taker out of the queue; nil when it is empty. mu is held.
+func (p *Pool[T]) next() *taker[T] {
+	w := p.first
+	if w != nil {
+		p.dequeue(w)
 	}
-	ch := p.waiters.Remove(el).(chan grant[T])
-	p.waiting.Store(int32(p.waiters.Len()))
-	return ch
+	return w
 }
 
 func (p *Pool[T]) grantSlots() {
 	for p.slots < p.size {
-		ch := p.next()
-		if ch == nil {
+		w := p.next()
+		if w == nil {
 			return
 		}
 		p.slots++
-		ch <- grant[T]{dial: true}
+		w.granted <- grant[T]{dial: true}
 	}
 }
 
@@ -226,5 +275,5 @@ type Stats struct {
 func (p *Pool[T]) Stats() Stats {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return Stats{Idle: len(p.idle), Used: p.slots - len(p.idle), Dialling: p.slots - len(p.members), Waiting: p.waiters.Len(), Size: p.size}
+	return Stats{Idle: len(p.idle), Used: p.slots - len(p.idle), Dialling: p.slots - len(p.members), Waiting: p.Waiting(), Size: p.size}
 }
