@@ -82,8 +82,8 @@ func (s *sink) follow(up *upstream) {
 		s.held.status, s.held.header = up.resp.StatusCode, up.resp.Header
 	}
 	s.mu.Unlock()
-	s.asked.Store(int64(s.x.asking.Sub(s.x.start)))
-	s.lastRead.Store(max(1, int64(time.Since(s.x.start))))
+	s.asked.Store(int64(s.x.asking.Sub(s.start)))
+	s.lastRead.Store(max(1, int64(time.Since(s.start))))
 	s.cancel.Store(&up.cancel)
 }
 

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"os"
 	"runtime"
 	"strings"
 	"sync"
@@ -149,7 +150,18 @@ func TestClientThatReadsNothing(t *testing.T) {
 	}
 }
 
-// What is parked for a silent stream: one goroutine and no buffer.
+// openFiles counts this process's files.
+func openFiles(tb testing.TB) int {
+	tb.Helper()
+	all, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return len(all)
+}
+
+// What is parked for a silent stream: one goroutine, no buffer, and its two
+// connections.
 func TestSilentStreamsParkLittle(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("needs the loop")
@@ -164,6 +176,8 @@ func TestSilentStreamsParkLittle(t *testing.T) {
 		}
 	})
 	g := start(t, testConfig(a))
+	const probes = 10 // their connections come and go
+	before := openFiles(t)
 	var conns []net.Conn
 	defer func() {
 		for _, c := range conns {
@@ -206,6 +220,10 @@ func TestSilentStreamsParkLittle(t *testing.T) {
 		}
 		return nil
 	})
+	// Both ends of both connections are this process's.
+	if more := openFiles(t) - before; more > 4*streams+probes {
+		t.Errorf("%d streams hold %d files", streams, more)
+	}
 	close(hold)
 	var wg sync.WaitGroup
 	for _, c := range conns {
@@ -215,6 +233,12 @@ func TestSilentStreamsParkLittle(t *testing.T) {
 		_ = c.(*net.TCPConn).CloseWrite()
 	}
 	wg.Wait()
+	eventually.Nil(t, patience, func() error {
+		if more := openFiles(t) - before; more > probes {
+			return fmt.Errorf("%d files more than before are open", more)
+		}
+		return nil
+	})
 }
 
 // A connection that has served a stream and waits is closed when the gateway

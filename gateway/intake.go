@@ -24,14 +24,6 @@ const (
 // parts are for beginnings of events.
 var parts = sync.Pool{New: func() any { b := make([]byte, 0, partBytes); return &b }}
 
-// intake is what one attempt's stream is read with. Between events it holds
-// nothing.
-type intake struct {
-	p    *pump
-	scan sse.Scanner
-	held *[]byte // from parts: the beginning of an event; nil when there is none
-}
-
 var (
 	// errClientGone ends the reading of a stream whose client takes nothing more.
 	errClientGone = errors.New("the client is gone")
@@ -41,14 +33,14 @@ var (
 
 // run passes one attempt's stream until it ends.
 func (p *pump) run(up *upstream) streamEnd {
-	in := intake{p: p}
-	defer in.drop()
-	err := up.each(p.x.loop, in.take)
+	p.scan = sse.Scanner{}
+	defer p.forget()
+	err := up.each(p.x.loop, p)
 	for errors.Is(err, errClientSlow) {
 		if p.drain() != nil {
 			return streamGone
 		}
-		err = up.each(p.x.loop, in.take)
+		err = up.each(p.x.loop, p)
 	}
 	if errors.Is(err, errClientGone) {
 		return streamGone
@@ -57,9 +49,9 @@ func (p *pump) run(up *upstream) streamEnd {
 		err = io.EOF
 	}
 	end := p.ended(up, err)
-	if end == streamDone && in.held != nil {
+	if end == streamDone && p.part != nil {
 		// A last event without its empty line, passed as it came.
-		_ = p.write(*in.held, in.scan.AtBoundary())
+		_, _ = p.pass(*p.part, p.scan.AtBoundary(), time.Now())
 	}
 	return end
 }
@@ -75,26 +67,26 @@ func (p *pump) drain() error {
 }
 
 // each passes the answer's body in pieces; nil is its orderly end. On a loop it
-// may be called again after an error of f.
-func (u *upstream) each(loop *reactor.Loop, f func([]byte) error) error {
+// may be called again after an error of t.
+func (u *upstream) each(loop *reactor.Loop, t http1.Taker) error {
 	if u.held != nil {
 		held := *u.held
 		*u.held = nil
 		if len(held) == 0 {
 			return nil
 		}
-		return f(held)
+		return t.Take(held)
 	}
 	if b, ok := u.resp.Body.(*http1.Body); ok {
-		return b.EachOn(loop, f)
+		return b.EachOn(loop, t)
 	}
 	buf := copyBuffers.Get().(*[copyBytes]byte)
 	defer copyBuffers.Put(buf)
 	for {
 		n, err := u.resp.Body.Read(buf[:])
 		if n > 0 {
-			if ferr := f(buf[:n]); ferr != nil {
-				return ferr
+			if terr := t.Take(buf[:n]); terr != nil {
+				return terr
 			}
 		}
 		if errors.Is(err, io.EOF) {
@@ -106,20 +98,21 @@ func (u *upstream) each(loop *reactor.Loop, f func([]byte) error) error {
 	}
 }
 
-// take passes on the events that piece completes, and keeps the rest.
-func (in *intake) take(piece []byte) error {
-	p := in.p
-	p.lastRead.Store(max(1, int64(time.Since(p.x.start))))
+// Take implements http1.Taker: it passes on the events that piece completes, and
+// keeps the rest.
+func (p *pump) Take(piece []byte) error {
+	now := time.Now()
+	p.lastRead.Store(max(1, int64(now.Sub(p.start))))
 	pos := 0 // what of all has been looked at
 	all := piece
-	if in.held != nil {
-		pos = len(*in.held)
-		*in.held = append(*in.held, piece...)
-		all = *in.held
+	if p.part != nil {
+		pos = len(*p.part)
+		*p.part = append(*p.part, piece...)
+		all = *p.part
 	}
 	begin := 0 // of the event that is being read
 	for pos < len(all) {
-		k, ev, ok := in.scan.Next(all[pos:])
+		k, ev, ok := p.scan.Next(all[pos:])
 		pos += k
 		if ok {
 			p.event(ev, all[begin:pos])
@@ -131,43 +124,40 @@ func (in *intake) take(piece []byte) error {
 		begin, boundary = len(all), false // too long to wait for its end
 		p.content.Store(true)
 	}
-	if begin > 0 && p.write(all[:begin], boundary) != nil {
-		return errClientGone
+	behind := false
+	if begin > 0 {
+		var err error
+		if behind, err = p.pass(all[:begin], boundary, now); err != nil {
+			return errClientGone
+		}
 	}
-	in.keep(all[begin:])
-	if p.x.direct != nil && begin > 0 && p.behind() {
+	p.keep(all[begin:])
+	if behind {
 		return errClientSlow
 	}
 	return nil
 }
 
-// behind tells whether the client has to be waited for.
-func (p *pump) behind() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.x.direct.Behind()
-}
-
 // keep holds rest, which is a part of the last piece or of what is held.
-func (in *intake) keep(rest []byte) {
+func (p *pump) keep(rest []byte) {
 	switch {
 	case len(rest) == 0:
-		in.drop()
-	case in.held == nil:
-		in.held = parts.Get().(*[]byte)
-		*in.held = append((*in.held)[:0], rest...)
+		p.forget()
+	case p.part == nil:
+		p.part = parts.Get().(*[]byte)
+		*p.part = append((*p.part)[:0], rest...)
 	default:
-		*in.held = (*in.held)[:copy(*in.held, rest)]
+		*p.part = (*p.part)[:copy(*p.part, rest)]
 	}
 }
 
-// drop gives back what held the beginning of an event.
-func (in *intake) drop() {
-	if in.held == nil {
+// forget gives back what held the beginning of an event.
+func (p *pump) forget() {
+	if p.part == nil {
 		return
 	}
-	if cap(*in.held) <= maxEvent {
-		parts.Put(in.held)
+	if cap(*p.part) <= maxEvent {
+		parts.Put(p.part)
 	}
-	in.held = nil
+	p.part = nil
 }

@@ -12,6 +12,7 @@ import (
 
 	"fournines/gateway/balance"
 	"fournines/gateway/dify"
+	"fournines/internal/http1"
 	"fournines/internal/sse"
 )
 
@@ -26,61 +27,84 @@ var heartbeat = []byte(": keepalive\n\n")
 
 // sink is the client's side of an event stream. The handler writes events,
 // a timer writes heartbeats.
+//
+// With a thousand streams the processor has forgotten all about one when its next
+// event comes, and each place of the memory that has to be fetched costs as much
+// as the rest of the work in it. So what every event needs is here, in one place,
+// some of it a copy.
 type sink struct {
 	x        *exchange
-	mu       sync.Mutex
-	boundary bool // what was written ends between two events
+	direct   *http1.Reply // x's
+	class    dify.Class   // x's
+	metered  bool         // x.meter.on
+	boundary bool         // what was written ends between two events
 	closed   bool
+	content  atomic.Bool // an event other than a ping has come
+	mu       sync.Mutex
+	start    time.Time    // x's
+	lastRead atomic.Int64 // of the current attempt: nanoseconds since start (a clock that is set does not matter); 0 while none is running
+	last     time.Time    // of the last write
 	err      error
-	last     time.Time // of the last write
+	sent     int64        // bytes that are not in x.sent yet
+	answer   *dify.Answer // the client gets this and not the events; nil for none
+	held     hold
+
 	deadline time.Time
 	timer    *time.Timer
-	held     hold
-	answer   *dify.Answer // the client gets this and not the events; nil for none
 
 	// The current attempt, for the watch on its silence.
-	lastRead atomic.Int64 // nanoseconds since the exchange began (a clock that is set does not matter); 0 while no attempt is running
-	cancel   atomic.Pointer[context.CancelCauseFunc]
-	content  atomic.Bool  // an event other than a ping has come
-	asked    atomic.Int64 // when the attempt began, as lastRead
+	cancel atomic.Pointer[context.CancelCauseFunc]
+	asked  atomic.Int64 // when the attempt began, as lastRead
 }
 
-func (s *sink) write(p []byte, boundary bool) error {
+// pass writes p, and tells whether the client is behind.
+func (s *sink) pass(p []byte, boundary bool, now time.Time) (behind bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.answer != nil {
 		_, err := s.answer.Write(p)
-		return err
+		return false, err
 	}
 	if s.held.on {
 		if s.keepLocked(p, boundary) {
-			return nil
+			return false, nil
 		}
 		s.openLocked()
 	}
-	return s.writeLocked(p, boundary, time.Now())
+	err = s.writeLocked(p, boundary, now)
+	return err == nil && s.direct != nil && s.direct.Behind(), err
 }
 
 func (s *sink) writeLocked(p []byte, boundary bool, now time.Time) error {
 	if s.err != nil {
 		return s.err
 	}
+	if s.direct != nil {
+		_, s.err = s.direct.Write(p) // which sends it
+	} else {
+		s.err = s.writeFlush(p, now)
+	}
+	s.sent += int64(len(p))
+	s.last, s.boundary = now, boundary
+	return s.err
+}
+
+// writeFlush writes to a client of net/http's server.
+func (s *sink) writeFlush(p []byte, now time.Time) error {
 	http2 := s.x.r.ProtoMajor >= 2
 	limit := s.x.set.Limits.WriteTimeout
-	if s.x.direct == nil && (http2 || now.Add(limit).Sub(s.deadline) > min(deadlineStep, limit/4)) {
+	if http2 || now.Add(limit).Sub(s.deadline) > min(deadlineStep, limit/4) {
 		s.deadline = now.Add(limit)
 		_ = s.x.rc.SetWriteDeadline(s.deadline)
 	}
-	_, s.err = s.x.w.Write(p)
-	if s.err == nil && s.x.direct == nil { // which has sent it
-		s.err = s.x.rc.Flush()
+	_, err := s.x.w.Write(p)
+	if err == nil {
+		err = s.x.rc.Flush()
 	}
 	if http2 {
 		s.x.unlimitWrite()
 	}
-	s.x.sent += int64(len(p))
-	s.last, s.boundary = now, boundary
-	return s.err
+	return err
 }
 
 // watch runs on the timer: it sends heartbeats and breaks off silent attempts.
@@ -94,14 +118,14 @@ func (s *sink) watch() {
 	now := time.Now()
 	next := cfg.IdleTimeout
 	if at := s.lastRead.Load(); at != 0 {
-		left := cfg.IdleTimeout - (now.Sub(s.x.start) - time.Duration(at))
+		left := cfg.IdleTimeout - (now.Sub(s.start) - time.Duration(at))
 		if left <= 0 {
 			s.breakOff(errSilent)
 			left = cfg.IdleTimeout
 		}
 		next = min(next, left)
 		if limit := s.x.firstContentLimit(); limit > 0 && !s.content.Load() {
-			if left = limit - (now.Sub(s.x.start) - time.Duration(s.asked.Load())); left <= 0 {
+			if left = limit - (now.Sub(s.start) - time.Duration(s.asked.Load())); left <= 0 {
 				s.breakOff(errNoContent)
 				left = limit
 			}
@@ -154,6 +178,8 @@ func (s *sink) close() {
 	defer s.mu.Unlock()
 	s.closed = true
 	s.timer.Stop()
+	s.x.sent += s.sent
+	s.sent = 0
 }
 
 // streamEnd says how an attempt's stream ended.
@@ -166,10 +192,13 @@ const (
 	streamOver                  // the gateway or the request's time has come to its end
 )
 
-// pump is the state of one event stream over all its attempts.
+// pump is the state of one event stream over all its attempts. Between events it
+// holds no buffer.
 type pump struct {
 	sink
-	terminal bool // the client has got the last event
+	scan     sse.Scanner
+	part     *[]byte // from parts: the beginning of an event; nil when there is none
+	terminal bool    // the client has got the last event
 	ids      dify.StreamIDs
 	silent   bool // the last attempt ended for silence
 	late     bool // more precisely, for want of content
@@ -187,7 +216,8 @@ func (x *exchange) serveStream(up *upstream) {
 	defer x.g.usage.closed(x)
 	p := &pump{}
 	now := time.Now()
-	p.x, p.boundary, p.last = x, true, now
+	p.x, p.direct, p.class, p.metered, p.start = x, x.direct, x.class, x.meter.on, x.start
+	p.boundary, p.last = true, now
 	p.held = hold{on: true, since: now}
 	p.follow(up)
 	switch {
@@ -201,6 +231,11 @@ func (x *exchange) serveStream(up *upstream) {
 	p.timer = time.AfterFunc(p.firstLook(), p.watch)
 	p.mu.Unlock()
 	defer p.close()
+	defer func() {
+		if up != nil { // a panic
+			up.close()
+		}
+	}()
 	for up != nil {
 		up = p.attempt(up)
 	}
@@ -337,8 +372,10 @@ func (p *pump) event(ev sse.Event, block []byte) {
 		p.ids = dify.ParseIDs(block)
 		p.x.content()
 	}
-	p.x.meter.event(p.x.class, ev.Type, block)
-	if dify.Terminal(p.x.class, ev.Type) {
+	if p.metered {
+		p.x.meter.event(p.class, ev.Type, block)
+	}
+	if dify.Terminal(p.class, ev.Type) {
 		p.terminal = true
 		p.x.endTurn()
 	}

@@ -7,37 +7,42 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+
+	"fournines/internal/reactor"
 )
 
 // Body is an answer's body. Read, Each and Close must not be called at the same
 // time by several goroutines; the end of the request's context interrupts them.
 type Body struct {
+	// What each piece needs, in one place.
+	watch  reactor.Watch // of the loop that waits
+	fd     int           // which it reads
+	taker  Taker
+	d      decoder
+	reuse  bool  // the connection may serve another request
+	broken bool  // the request could not be written as a whole
+	over   bool  // the connection is no longer ours
+	err    error // what Read goes on to return
+
 	t      *Transport
 	c      *conn
 	ctx    context.Context // the request's: its end is the exchange's
 	stop   func() bool     // stops watching ctx
 	cancel *Cancel         // ends it, too; may be nil
 	sender *sender         // nil when the request went out in one piece
-	d      decoder
-	reuse  bool // the connection may serve another request
-	broken bool // the request could not be written as a whole
 
 	pooled  *[]byte // what pending lies in
 	pending []byte  // read with the header
-	err     error   // what Read goes on to return
-	over    bool    // the connection is no longer ours
 
 	aborted atomic.Bool
-	park    atomic.Pointer[parked] // set while a loop waits for it
+	park    atomic.Pointer[chan outcome] // set while a loop waits; the first one counts
 }
 
 // abort breaks off whatever is going on.
 func (b *Body) abort() {
 	b.aborted.Store(true)
 	_ = b.c.SetDeadline(past)
-	if p := b.park.Load(); p != nil {
-		p.end(errAborted)
-	}
+	b.wake(outcome{err: os.ErrDeadlineExceeded, lost: true})
 }
 
 // cause returns why the exchange was ended from this side, or nil.
@@ -67,7 +72,7 @@ func (b *Body) finish() {
 	extra := len(b.pending) > 0 // said more than it should
 	b.release()
 	sent := !b.broken && (b.sender == nil || b.sender.whole.Load())
-	if quiet && b.reuse && !extra && sent {
+	if quiet && b.reuse && !extra && sent && b.c.counting.join() == nil {
 		b.t.idle.put(b.c)
 		return
 	}
@@ -174,16 +179,24 @@ const pieceBytes = 8 << 10
 
 var pieces = sync.Pool{New: func() any { return new([pieceBytes]byte) }}
 
-// Each calls f with every piece of the body as it comes, until its end, and
-// then returns nil; or the error of f or of the connection, as Read would give
-// it. A piece is valid during the call. While nothing comes, no buffer is held.
-// After an error of f, Each may be called again and goes on behind that piece.
-func (b *Body) Each(f func(p []byte) error) error {
-	if over, err := b.eachPending(f); over || err != nil {
+// Taker gets a body in pieces.
+type Taker interface {
+	// Take gets one piece, which is valid during the call. An error ends the
+	// passing of pieces.
+	Take(p []byte) error
+}
+
+// Each gives t every piece of the body as it comes, until its end, and then
+// returns nil; or the error of t or of the connection, as Read would give it. A
+// piece is what came at once, without the framing. While nothing comes, no buffer
+// is held. After an error of t, Each may be called again and goes on behind that
+// piece.
+func (b *Body) Each(t Taker) error {
+	if over, err := b.eachPending(t); over || err != nil {
 		return err
 	}
 	for !b.d.done {
-		if err := b.each(f); err != nil {
+		if err := b.each(t); err != nil {
 			if errors.Is(err, io.EOF) {
 				return nil
 			}
@@ -194,21 +207,12 @@ func (b *Body) Each(f func(p []byte) error) error {
 }
 
 // each waits for the next bytes and passes them.
-func (b *Body) each(f func(p []byte) error) error {
+func (b *Body) each(t Taker) error {
 	buf, n, err := b.c.readPooled()
 	if n > 0 {
-		k, ferr := b.feed(buf[:n], f)
-		if ferr != nil {
-			b.keep(buf[k:n])
-		}
+		err = b.feed(buf[:n], t)
 		pieces.Put(buf)
-		if ferr != nil {
-			return ferr
-		}
-		if k < n {
-			b.reuse = false // said more than it should
-		}
-		return nil
+		return err
 	}
 	if err != nil {
 		return b.fail(err)
@@ -216,27 +220,26 @@ func (b *Body) each(f func(p []byte) error) error {
 	return nil
 }
 
-// feed passes the payload of p to f and returns how much of p was taken.
-func (b *Body) feed(p []byte, f func(p []byte) error) (int, error) {
-	taken := 0
-	for taken < len(p) && !b.d.done {
-		payload, n, err := b.d.next(p[taken:])
-		taken += n
-		if err != nil {
-			return taken, b.fail(err)
-		}
-		if len(payload) > 0 {
-			if err := f(payload); err != nil {
-				return taken, err
-			}
+// feed gives t the payload of p, which it changes.
+func (b *Body) feed(p []byte, t Taker) error {
+	n, malformed := b.inPlace(p)
+	if malformed != nil {
+		malformed = b.fail(malformed)
+	}
+	if n > 0 {
+		if err := t.Take(p[:n]); err != nil {
+			return err // the other one comes again
 		}
 	}
-	return taken, nil
+	return malformed
 }
 
 // readPooled waits until there is something to read and reads it into a buffer
 // from pieces, which the caller gives back when n > 0.
 func (c *conn) readPooled() (buf *[pieceBytes]byte, n int, err error) {
+	if err := c.counting.join(); err != nil {
+		return nil, 0, err
+	}
 	if c.Conn != c.counting || c.counting.raw == nil {
 		buf = pieces.Get().(*[pieceBytes]byte) // TLS holds buffers of its own anyway
 		n, err = c.Read(buf[:])

@@ -7,26 +7,42 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"fournines/internal/reactor"
 )
 
 // countingConn counts what was sent to a server and remembers how much of it
 // the server's machine had acknowledged when it closed the connection.
+//
+// While a loop waits for its bytes, the runtime's poller does not have it (see
+// leave): it would be woken by them, too, and find nobody who waits.
 type countingConn struct {
-	net.Conn                 // not *net.TCPConn: its ReadFrom would go past the count
+	net.Conn                 // not *net.TCPConn: its ReadFrom would go past the count; nil while it is bare, and after that when it is closed
 	raw      syscall.RawConn // of Conn; nil when it has none
-	fd       int             // of Conn, valid until it is closed; -1 where sockets are not used directly
-	begun    atomic.Int64    // writes
-	ended    atomic.Int64    // writes without an error
-	written  atomic.Int64    // bytes
-	once     sync.Once
-	acked    atomic.Int64 // bytes; -1 when unknown
+	fd       int             // valid until the connection is closed; -1 where sockets are not used directly
+
+	mu       sync.Mutex // held while Conn changes, and by those who do not own the connection
+	bare     bool       // the runtime's poller does not have it: fd is ours
+	deadline time.Time
+
+	begun   atomic.Int64 // writes
+	ended   atomic.Int64 // writes without an error
+	written atomic.Int64 // bytes
+	once    sync.Once
+	acked   atomic.Int64 // bytes; -1 when unknown
 }
 
 func newCountingConn(nc net.Conn) *countingConn {
-	c := &countingConn{Conn: nc, fd: -1}
+	c := &countingConn{}
 	c.acked.Store(-1)
+	c.use(nc)
+	return c
+}
+
+// use makes nc the connection.
+func (c *countingConn) use(nc net.Conn) {
+	c.Conn, c.raw, c.fd = nc, nil, -1
 	if sc, ok := nc.(syscall.Conn); ok {
 		if raw, err := sc.SyscallConn(); err == nil {
 			c.raw = raw
@@ -35,11 +51,37 @@ func newCountingConn(nc net.Conn) *countingConn {
 			}
 		}
 	}
-	return c
+}
+
+// SetDeadline implements net.Conn. Anybody may call it.
+func (c *countingConn) SetDeadline(t time.Time) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.deadline = t
+	if c.Conn == nil {
+		return nil // for join
+	}
+	return c.Conn.SetDeadline(t)
+}
+
+// Close implements net.Conn. Anybody may call it as long as no loop waits.
+func (c *countingConn) Close() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.bare {
+		return c.closeBare()
+	}
+	if c.Conn == nil {
+		return net.ErrClosed
+	}
+	return c.Conn.Close()
 }
 
 // Read implements net.Conn.
 func (c *countingConn) Read(p []byte) (int, error) {
+	if err := c.join(); err != nil {
+		return 0, err
+	}
 	n, err := c.Conn.Read(p)
 	if err != nil {
 		c.met(err)
@@ -89,10 +131,10 @@ func (c *countingConn) met(err error) { c.once.Do(func() { c.lost(err) }) }
 // A write that failed may have swallowed the reset's error, so that reading
 // seems to meet an orderly end: then nothing is known either.
 func (c *countingConn) lost(err error) {
-	if !errors.Is(err, io.EOF) || c.raw == nil {
+	if !errors.Is(err, io.EOF) || c.raw == nil && !c.bare {
 		return
 	}
-	acked := ackedBytes(c.raw)
+	acked := c.ackedBytes()
 	if c.begun.Load() == c.ended.Load() {
 		c.acked.Store(acked)
 	}

@@ -3,88 +3,104 @@ package http1
 import (
 	"errors"
 	"io"
-	"os"
 
 	"fournines/internal/reactor"
 )
 
-// errAborted wakes who waits for a loop; the context says why.
-var errAborted = errors.New("aborted")
-
-// parked is a body that waits on a loop.
-type parked struct {
-	b    *Body
-	fd   int
-	f    func(p []byte) error
-	done chan error // the first result counts
+// outcome is why a loop waits no more.
+type outcome struct {
+	err  error
+	lost bool // err is that of the connection, and not the taker's
 }
 
-// EachOn is Each with the waiting done by loop, and f called on the loop's
-// goroutine: f must not block. After an error of f that does not end the
-// exchange, EachOn may be called again and goes on behind the piece that f got.
+// EachOn is Each with the waiting done by loop, and t called on the loop's
+// goroutine: it must not block. After an error of t that does not end the
+// exchange, EachOn may be called again and goes on behind the piece that t got.
 // What loop cannot watch (TLS) waits here as in Each.
-func (b *Body) EachOn(loop *reactor.Loop, f func(p []byte) error) error {
-	fd := b.c.counting.fd
-	if loop == nil || fd < 0 || b.c.Conn != b.c.counting {
-		return b.Each(f)
+func (b *Body) EachOn(loop *reactor.Loop, t Taker) error {
+	cc := b.c.counting
+	if loop == nil || cc.fd < 0 || b.c.Conn != cc {
+		return b.Each(t)
 	}
-	if over, err := b.eachPending(f); over || err != nil {
+	if over, err := b.eachPending(t); over || err != nil {
 		return err
 	}
 	if b.d.done {
 		return b.ended()
 	}
-	p := &parked{b: b, fd: fd, f: f, done: make(chan error, 1)}
-	b.park.Store(p)
+	if b.sent() {
+		// Where that fails, the connection is watched twice.
+		_ = cc.leave()
+	}
+	b.fd, b.taker = cc.fd, t
+	done := make(chan outcome, 1)
+	b.park.Store(&done)
 	defer b.park.Store(nil)
 	if b.aborted.Load() {
-		p.end(errAborted)
+		b.abort() // again, for who waits below
 	}
-	w, err := loop.Add(fd, reactor.Readable, p.ready)
-	if err != nil {
-		return b.Each(f)
+	if err := loop.Add(&b.watch, b.fd, reactor.Readable, (*parked)(b)); err != nil {
+		return b.Each(t)
 	}
+	var o outcome
 	select {
-	case err = <-p.done:
+	case o = <-done:
 	case <-loop.Done():
-		err = reactor.ErrStopped
+		o.err = reactor.ErrStopped
 	}
-	w.Stop()
-	switch {
-	case err == nil:
+	// Only now may the descriptor be closed: it may be another's the moment after.
+	b.watch.Stop()
+	b.taker = nil
+	if o.lost {
+		cc.met(o.err)
+		if o.err = b.fail(o.err); errors.Is(o.err, io.EOF) {
+			o.err = nil
+		}
+	}
+	if o.err == nil {
 		return b.ended()
-	case errors.Is(err, errAborted):
-		return b.fail(os.ErrDeadlineExceeded)
 	}
-	return err
+	return o.err
 }
 
-// end wakes who waits.
-func (p *parked) end(err error) {
+// sent tells whether nobody writes the request any more.
+func (b *Body) sent() bool {
+	if b.sender == nil {
+		return true
+	}
 	select {
-	case p.done <- err:
+	case <-b.sender.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// wake ends the waiting for a loop.
+func (b *Body) wake(o outcome) {
+	done := b.park.Load()
+	if done == nil {
+		return
+	}
+	select {
+	case *done <- o:
 	default:
 	}
 }
 
-// ready runs on the loop when there is something to read.
-func (p *parked) ready(e reactor.Events) reactor.Next {
-	b := p.b
+// parked is a body that waits on a loop.
+type parked Body
+
+// Ready implements reactor.Handler.
+func (p *parked) Ready(e reactor.Events) reactor.Next {
+	b := (*Body)(p)
 	buf := pieces.Get().(*[pieceBytes]byte)
 	defer pieces.Put(buf)
-	n, err := reactor.ReadNow(p.fd, buf[:])
+	n, err := reactor.ReadNow(b.fd, buf[:])
 	if n > 0 {
-		taken, err := b.feed(buf[:n], p.f)
-		if err == nil && b.d.done {
-			if taken < n {
-				b.reuse = false // said more than it should
-			}
-			p.end(nil)
-			return reactor.Stop
-		}
-		if err != nil {
-			b.keep(buf[taken:n])
-			p.end(err)
+		err := b.feed(buf[:n], b.taker)
+		if err != nil || b.d.done {
+			b.wake(outcome{err: err})
 			return reactor.Stop
 		}
 		if n == len(buf) || e&reactor.Hangup != 0 {
@@ -95,27 +111,13 @@ func (p *parked) ready(e reactor.Events) reactor.Next {
 	if err == reactor.ErrAgain { //nolint:errorlint // never wrapped
 		return reactor.Wait
 	}
-	b.c.counting.met(err)
-	if err = b.fail(err); errors.Is(err, io.EOF) {
-		err = nil
-	}
-	p.end(err)
+	b.wake(outcome{err: err, lost: true})
 	return reactor.Stop
-}
-
-// keep makes rest what is read next.
-func (b *Body) keep(rest []byte) {
-	if len(rest) == 0 {
-		return
-	}
-	b.pooled = heads.Get().(*[]byte)
-	*b.pooled = append((*b.pooled)[:0], rest...)
-	b.pending = *b.pooled
 }
 
 // eachPending passes what is here already. over says that the body has ended
 // before, with that error or, when it is nil, in good order.
-func (b *Body) eachPending(f func(p []byte) error) (over bool, err error) {
+func (b *Body) eachPending(t Taker) (over bool, err error) {
 	if b.err != nil {
 		if errors.Is(b.err, io.EOF) {
 			return true, nil
@@ -125,10 +127,8 @@ func (b *Body) eachPending(f func(p []byte) error) (over bool, err error) {
 	if len(b.pending) == 0 {
 		return false, nil
 	}
-	n, err := b.feed(b.pending, f)
-	if b.pending = b.pending[n:]; len(b.pending) == 0 {
-		b.release()
-	}
+	err = b.feed(b.pending, t)
+	b.release()
 	return false, err
 }
 

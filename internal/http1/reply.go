@@ -41,24 +41,26 @@ const (
 //
 // It is not safe for concurrent use, but for the deadlines of reading.
 type Reply struct {
-	c      *served
-	r      *http.Request
-	body   *requestBody // nil without one
-	header http.Header
+	// What each event of a stream needs, in one place.
+	fd        int // of c
+	err       error
+	wrote     bool // WriteHeader has been called
+	closes    bool // the connection ends with this answer
+	taken     bool // by Hijack
+	stream    bool
+	continues bool // the client has said "Expect: 100-continue"
+	framing   replyFraming
+	out       *[]byte // from outs: what has not been written; nil for nothing
+	rest      []byte  // of a stream: what the client has not taken yet
 
-	wrote   bool // WriteHeader has been called
-	closes  bool // the connection ends with this answer
-	taken   bool // by Hijack
-	stream  bool
-	framing replyFraming
-	left    int64   // of the length
-	out     *[]byte // from outs: what has not been written; nil for nothing
-	tail    int     // where in out the header's last lines belong, while the framing is open
-	rest    []byte  // of a stream: what the client has not taken yet
-
+	c        *served
+	r        *http.Request
+	body     *requestBody // nil without one
+	header   http.Header
+	left     int64 // of the length
+	tail     int   // where in out the header's last lines belong, while the framing is open
 	deadline time.Time
 	timeout  time.Duration // of each wait when there is no deadline
-	err      error
 }
 
 // answerHeaders are the headers of answers, empty.
@@ -289,7 +291,7 @@ func (w *Reply) send() {
 		return
 	}
 	out := *w.out
-	if w.body != nil && w.body.expected {
+	if w.continues {
 		w.c.says.Lock()
 		w.c.said = true
 		w.c.says.Unlock()
@@ -384,7 +386,7 @@ func (w *Reply) Stream() { w.stream = true }
 func (w *Reply) push(out []byte) {
 	n := 0
 	if len(w.rest) == 0 {
-		if n, w.err = w.c.writeNow(out); w.err != nil {
+		if n, w.err = writeNow(w.fd, out); w.err != nil {
 			return
 		}
 	}

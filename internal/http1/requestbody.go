@@ -16,9 +16,8 @@ const discardBytes = 256 << 10
 // requestBody is a request's body. It is read by one goroutine at a time, which
 // may be another one than the handler's.
 type requestBody struct {
-	c        *served
-	expected bool        // the client has said "Expect: 100-continue"
-	shut     atomic.Bool // nobody may read any more
+	c    *served
+	shut atomic.Bool // nobody may read any more
 
 	mu        sync.Mutex // held while reading
 	d         decoder

@@ -78,9 +78,15 @@ func byRead(size int) readBody {
 	}
 }
 
+// takes is a function that is a Taker.
+type takes func(p []byte) error
+
+// Take implements Taker.
+func (f takes) Take(p []byte) error { return f(p) }
+
 func byEach(b *Body) (string, error) {
 	var all []byte
-	err := b.Each(func(p []byte) error { all = append(all, p...); return nil })
+	err := b.Each(takes(func(p []byte) error { all = append(all, p...); return nil }))
 	return string(all), err
 }
 

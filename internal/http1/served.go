@@ -54,7 +54,7 @@ type served struct {
 	peer   string
 	ctx    context.Context
 	cancel context.CancelFunc
-	watch  *reactor.Watch // of the client's leaving; nil without one
+	watch  reactor.Watch // of the client's leaving
 	try    func(fd uintptr) bool
 
 	// Of the goroutine that reads.
@@ -106,10 +106,7 @@ func (c *served) serve() {
 	defer c.s.running.Add(-1)
 	defer c.cancel()
 	if loop := c.s.cfg.Loop(); loop != nil && c.fd >= 0 {
-		c.watch, _ = loop.Add(c.fd, 0, func(reactor.Events) reactor.Next {
-			c.cancel()
-			return reactor.Stop
-		})
+		_ = loop.Add(&c.watch, c.fd, 0, (*leaving)(c)) // without it, the next write tells
 	}
 	linger := false
 	for wait := c.s.header; ; wait = c.s.idle {
@@ -121,7 +118,7 @@ func (c *served) serve() {
 			break
 		}
 		if bad == nil && string(head) == preface && c.s.cfg.HTTP2 != nil {
-			c.unwatch()
+			c.watch.Stop()
 			c.s.cfg.HTTP2(c.taken())
 			c.s.forget(c)
 			return
@@ -156,14 +153,17 @@ func (c *served) serve() {
 
 // leave takes the connection off all books.
 func (c *served) leave() {
-	c.unwatch()
+	c.watch.Stop()
 	c.s.forget(c)
 }
 
-func (c *served) unwatch() {
-	if c.watch != nil {
-		c.watch.Stop()
-	}
+// leaving is a connection whose client may leave.
+type leaving served
+
+// Ready implements reactor.Handler.
+func (c *leaving) Ready(reactor.Events) reactor.Next {
+	c.cancel()
+	return reactor.Stop
 }
 
 // await waits for the first bytes of a request, and tells whether there are any.
@@ -335,10 +335,16 @@ func (c *served) readOver(p []byte) (int, error) {
 
 // writeNow writes what the socket takes at once.
 func (c *served) writeNow(p []byte) (int, error) {
-	if c.fd < 0 {
+	return writeNow(c.fd, p)
+}
+
+// writeNow writes what the socket takes at once; fd is -1 where sockets are not
+// used directly.
+func writeNow(fd int, p []byte) (int, error) {
+	if fd < 0 {
 		return 0, nil
 	}
-	return reactor.WriteNow(c.fd, p)
+	return reactor.WriteNow(fd, p)
 }
 
 // writeUntil writes p; the client may take nothing until deadline.
@@ -436,12 +442,15 @@ func (c *served) answer(r *http.Request, a asked) end {
 	r.RemoteAddr = c.peer
 	var body *requestBody
 	if !a.d.done {
-		body = &requestBody{c: c, d: a.d, expected: a.continues, continues: a.continues}
+		body = &requestBody{c: c, d: a.d, continues: a.continues}
 		r.Body = body
 		c.said = false
 		c.setBodyDeadline(time.Time{})
 	}
-	w := &Reply{c: c, r: r, body: body, header: answerHeaders.Get().(http.Header), closes: r.Close, timeout: c.s.cfg.WriteTimeout}
+	w := &Reply{
+		c: c, fd: c.fd, r: r, body: body, continues: a.continues,
+		header: answerHeaders.Get().(http.Header), closes: r.Close, timeout: c.s.cfg.WriteTimeout,
+	}
 	ok := c.run(w, r)
 	if w.taken {
 		return endTaken

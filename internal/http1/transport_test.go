@@ -323,7 +323,7 @@ func TestCancel(t *testing.T) {
 			return got, err
 		}
 		each := func(b *Body, seen func()) (got string, err error) {
-			err = b.Each(func(p []byte) error { got += string(p); seen(); return nil })
+			err = b.Each(takes(func(p []byte) error { got += string(p); seen(); return nil }))
 			return got, err
 		}
 		for name, how := range map[string]func(*Body, func()) (string, error){"read": read, "each": each} {

@@ -54,17 +54,19 @@ func New() (*Loop, error) {
 // Done is closed when the loop has stopped.
 func (l *Loop) Done() <-chan struct{} { return l.done }
 
-// Add watches fd, which must stay open until the watch has been stopped, and
-// calls h. What has happened before is reported, too.
-func (l *Loop) Add(fd int, e Events, h Handler) (*Watch, error) {
-	w := &Watch{l: l, fd: fd, h: h}
+// Add makes w watch fd, which must stay open until the watch has been stopped,
+// and calls h. What has happened before is reported, too.
+func (l *Loop) Add(w *Watch, fd int, e Events, h Handler) error {
+	w.mu.Lock() // before the loop's lock, as in Stop
+	defer w.mu.Unlock()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	select {
 	case <-l.done:
-		return nil, ErrStopped
+		return ErrStopped
 	default:
 	}
+	w.l, w.fd, w.h, w.on = l, fd, h, true
 	if n := len(l.free); n > 0 {
 		w.index, l.free = l.free[n-1], l.free[:n-1]
 	} else {
@@ -79,9 +81,10 @@ func (l *Loop) Add(fd int, e Events, h Handler) (*Watch, error) {
 	}
 	if err := unix.EpollCtl(l.fd, unix.EPOLL_CTL_ADD, fd, &ev); err != nil {
 		l.forget(w)
-		return nil, fmt.Errorf("watch a connection: %w", err)
+		w.on = false
+		return fmt.Errorf("watch a connection: %w", err)
 	}
-	return w, nil
+	return nil
 }
 
 // forget frees w's slot. l.mu is held.
@@ -110,14 +113,17 @@ type pending struct {
 	e Events
 }
 
-func (l *Loop) find(ev *unix.EpollEvent) *Watch {
+// find appends the watches that events are for.
+func (l *Loop) find(to []pending, events []unix.EpollEvent) []pending {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	s := &l.slots[ev.Fd]
-	if s.gen != ev.Pad {
-		return nil
+	for i := range events {
+		ev := &events[i]
+		if s := &l.slots[ev.Fd]; s.gen == ev.Pad && s.w != nil {
+			to = append(to, pending{s.w, translate(ev.Events)})
+		}
 	}
-	return s.w
+	return to
 }
 
 // Run reports events until ctx ends.
@@ -131,7 +137,7 @@ func (l *Loop) Run(ctx context.Context) error {
 		_ = l.file.Close()
 	}()
 	var events [batch]unix.EpollEvent
-	var again, turn []pending
+	var turn, again []pending
 	var failed error
 	err := l.raw.Read(func(fd uintptr) bool {
 		for {
@@ -143,13 +149,9 @@ func (l *Loop) Run(ctx context.Context) error {
 				failed = fmt.Errorf("wait for connections: %w", errno)
 				return true
 			}
-			turn, again = again, turn[:0]
-			for i := range events[:n] {
-				e := translate(events[i].Events)
-				if w := l.find(&events[i]); w != nil && w.run(e) == Again {
-					again = append(again, pending{w, e})
-				}
-			}
+			turn = l.find(turn[:0], events[:n])
+			turn = append(turn, again...)
+			again = again[:0]
 			for _, p := range turn {
 				if p.w.run(p.e) == Again {
 					again = append(again, p)

@@ -17,7 +17,7 @@ func New() (*Loop, error) { return nil, errors.ErrUnsupported }
 func (l *Loop) Done() <-chan struct{} { return l.done }
 
 // Add returns an error.
-func (l *Loop) Add(int, Events, Handler) (*Watch, error) { return nil, errors.ErrUnsupported }
+func (l *Loop) Add(*Watch, int, Events, Handler) error { return errors.ErrUnsupported }
 
 func (l *Loop) remove(*Watch) {}
 

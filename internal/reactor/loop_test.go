@@ -68,10 +68,16 @@ func pair(tb testing.TB) (a, b *net.TCPConn, fd int) {
 	return a, b, fd
 }
 
+// handler is a function that is one.
+type handler func(e Events) Next
+
+// Ready implements Handler.
+func (h handler) Ready(e Events) Next { return h(e) }
+
 // reader counts what comes, buf bytes at a time.
 func reader(fd int, size int, got *atomic.Int64, ended chan<- struct{}) Handler {
 	buf := make([]byte, size)
-	return func(e Events) Next {
+	return handler(func(e Events) Next {
 		n, err := unix.Read(fd, buf)
 		switch {
 		case err == unix.EAGAIN:
@@ -85,7 +91,7 @@ func reader(fd int, size int, got *atomic.Int64, ended chan<- struct{}) Handler 
 			return Again
 		}
 		return Wait
-	}
+	})
 }
 
 func TestLoopReadsEverything(t *testing.T) {
@@ -96,8 +102,8 @@ func TestLoopReadsEverything(t *testing.T) {
 		_, b, fd := pair(t)
 		var got atomic.Int64
 		ended := make(chan struct{})
-		w, err := l.Add(fd, Readable, reader(fd, 512, &got, ended))
-		if err != nil {
+		w := &Watch{}
+		if err := l.Add(w, fd, Readable, reader(fd, 512, &got, ended)); err != nil {
 			t.Fatal(err)
 		}
 		wg.Go(func() {
@@ -135,8 +141,8 @@ func TestWhatHappenedBefore(t *testing.T) {
 	_, b, fd := pair(t)
 	_, _ = b.Write([]byte("x"))
 	var got atomic.Int64
-	w, err := l.Add(fd, Readable, reader(fd, 512, &got, make(chan struct{})))
-	if err != nil {
+	w := &Watch{}
+	if err := l.Add(w, fd, Readable, reader(fd, 512, &got, make(chan struct{}))); err != nil {
 		t.Fatal(err)
 	}
 	defer w.Stop()
@@ -158,8 +164,8 @@ func TestHangup(t *testing.T) {
 			l := run(t)
 			_, b, fd := pair(t)
 			seen := make(chan Events, 8)
-			w, err := l.Add(fd, 0, func(e Events) Next { seen <- e; return Stop })
-			if err != nil {
+			w := &Watch{}
+			if err := l.Add(w, fd, 0, handler(func(e Events) Next { seen <- e; return Stop })); err != nil {
 				t.Fatal(err)
 			}
 			defer w.Stop()
@@ -182,7 +188,8 @@ func TestStop(t *testing.T) {
 	for range 50 {
 		a, b, fd := pair(t)
 		var running, stopped atomic.Bool
-		w, err := l.Add(fd, Readable, func(Events) Next {
+		w := &Watch{}
+		err := l.Add(w, fd, Readable, handler(func(Events) Next {
 			if stopped.Load() {
 				t.Error("called after Stop")
 			}
@@ -191,7 +198,7 @@ func TestStop(t *testing.T) {
 			var buf [1]byte
 			_, _ = unix.Read(fd, buf[:])
 			return Again
-		})
+		}))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -214,8 +221,9 @@ func TestLoopEnds(t *testing.T) {
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	_, _, fd := pair(t)
-	w, err := l.Add(fd, Readable, func(Events) Next { return Wait })
-	if err != nil {
+	w := &Watch{}
+	w.Stop() // of nothing
+	if err := l.Add(w, fd, Readable, handler(func(Events) Next { return Wait })); err != nil {
 		t.Fatal(err)
 	}
 	stop()
@@ -224,9 +232,11 @@ func TestLoopEnds(t *testing.T) {
 	}
 	<-l.Done()
 	w.Stop()
-	if _, err := l.Add(fd, Readable, nil); !errors.Is(err, ErrStopped) {
+	late := &Watch{}
+	if err := l.Add(late, fd, Readable, nil); !errors.Is(err, ErrStopped) {
 		t.Fatalf("got %v", err)
 	}
+	late.Stop()
 }
 
 func TestWriteNow(t *testing.T) {

@@ -17,7 +17,7 @@ import (
 // ErrAgain says that there is nothing to read now.
 var ErrAgain = errors.New("nothing to read now")
 
-// ReadNow reads without waiting; the end of the stream is io.EOF.
+// ReadNow reads from a socket without waiting; the end of the stream is io.EOF.
 func ReadNow(fd int, p []byte) (int, error) {
 	for {
 		n, errno := readCall(fd, p)
@@ -35,8 +35,8 @@ func ReadNow(fd int, p []byte) (int, error) {
 	}
 }
 
-// WriteNow writes what fd takes without waiting; n < len(p) without an error
-// means that it takes no more for now.
+// WriteNow writes what a socket takes without waiting; n < len(p) without an
+// error means that it takes no more for now.
 func WriteNow(fd int, p []byte) (n int, err error) {
 	for n < len(p) {
 		rest := p[n:]

@@ -27,10 +27,13 @@ const (
 	Hangup
 )
 
-// Handler is told that something has happened since the last call; it is told
-// once, so it reads until nothing is left (a read that gives less than it
-// could has). It returns what becomes of the watch.
-type Handler func(e Events) Next
+// Handler is what a loop calls.
+type Handler interface {
+	// Ready is told that something has happened since the last call; it is told
+	// once, so it reads until nothing is left (a read that gives less than it
+	// could has). It returns what becomes of the watch.
+	Ready(e Events) Next
+}
 
 // Next is what a loop does with a watch after its handler has run.
 type Next uint8
@@ -45,15 +48,17 @@ const (
 	Stop
 )
 
-// Watch is one connection's entry.
+// Watch is one connection's entry. It is made to be a part of its handler: then
+// an event finds both in one place of the memory. The zero Watch watches
+// nothing. It must not be copied, and may be used again when it has been stopped:
+// its handler may then be called although nothing has happened.
 type Watch struct {
-	l     *Loop
-	fd    int
+	mu    sync.Mutex // held while the handler runs
+	on    bool
 	index int32
+	fd    int
+	l     *Loop
 	h     Handler
-
-	mu      sync.Mutex // held while the handler runs
-	stopped bool
 }
 
 // Stop ends the watch. When it returns the handler does not run and will not
@@ -66,20 +71,20 @@ func (w *Watch) Stop() {
 }
 
 func (w *Watch) stopLocked() {
-	if w.stopped {
+	if !w.on {
 		return
 	}
-	w.stopped = true
+	w.on = false
 	w.l.remove(w)
 }
 
 func (w *Watch) run(e Events) Next {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.stopped {
+	if !w.on {
 		return Stop
 	}
-	next := w.h(e)
+	next := w.h.Ready(e)
 	if next == Stop {
 		w.stopLocked()
 	}
