@@ -63,7 +63,7 @@ func (p *planner) addPGProxy(zone string) error {
 	cfg.Admin.TokenFile = p.secrets.Path("pgproxy-admin")
 	cfg.Pool.Size, cfg.Pool.MaxClientConnections = s.PoolSize, s.MaxClientConnections
 	cfg.Hold.Timeout, cfg.Hold.Max = s.HoldTimeout.Std(), s.HoldQueue
-	cfg.Splitting = pgproxy.Splitting{Mode: string(s.Splitting), MaxStaleness: s.MaxStaleness.Std()}
+	cfg.Splitting.Mode, cfg.Splitting.MaxStaleness = string(s.Splitting), s.MaxStaleness.Std()
 	cfg.DrainTimeout = 10 * time.Second
 	u := p.own(process.Unit{
 		Name: "pgproxy-" + zone, Kind: "pgproxy", Zone: zone, Address: listen,

@@ -24,7 +24,8 @@ type standbys struct {
 
 type standbyState struct {
 	fails atomic.Uint32
-	until atomic.Int64 // unix nanoseconds
+	until atomic.Int64  // unix nanoseconds
+	seen  atomic.Uint64 // the highest position that any connection has heard of
 }
 
 func (b *standbys) state(t *primary.Target) *standbyState {
@@ -40,9 +41,18 @@ func (b *standbys) usable(t *primary.Target, now time.Time) bool {
 	return now.UnixNano() >= b.state(t).until.Load()
 }
 
-// judged notes whether a standby was too old.
-func (b *standbys) judged(t *primary.Target, behind bool) {
+// nearly reports that a standby is worth waiting for: as far as is known it has
+// not replayed the position yet, and it was not too old the last time.
+func (b *standbys) nearly(t *primary.Target, need uint64) bool {
 	s := b.state(t)
+	return s.seen.Load() < need && s.fails.Load() == 0
+}
+
+// judged notes how far a standby was, and whether that was too old.
+func (b *standbys) judged(t *primary.Target, seen uint64, behind bool) {
+	s := b.state(t)
+	for old := s.seen.Load(); old < seen && !s.seen.CompareAndSwap(old, seen); old = s.seen.Load() {
+	}
 	if !behind {
 		if s.fails.Load() != 0 {
 			s.fails.Store(0)

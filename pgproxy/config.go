@@ -152,6 +152,10 @@ type Splitting struct {
 	Mode string `yaml:"mode"`
 	// MaxStaleness is for bounded; default 100ms, 1ms to 1m.
 	MaxStaleness time.Duration `yaml:"maxStaleness"`
+	// MaxAddedLatency is how much longer than on the primary a read may take on a
+	// standby of another zone, by the round trips to both; default 5ms, 0 to 1m.
+	// It needs Zone.
+	MaxAddedLatency time.Duration `yaml:"maxAddedLatency"`
 }
 
 // ClientTLS configures TLS towards clients.
@@ -197,7 +201,7 @@ func DefaultConfig() Config {
 		Admin:        Admin{API: true},
 		Console:      Console{Database: "pgproxy"},
 		Hold:         Hold{Timeout: 30 * time.Second, Max: 1000},
-		Splitting:    Splitting{Mode: SplittingOff, MaxStaleness: 100 * time.Millisecond},
+		Splitting:    Splitting{Mode: SplittingOff, MaxStaleness: 100 * time.Millisecond, MaxAddedLatency: 5 * time.Millisecond},
 		ServerTLS:    ServerTLS{Mode: "disable"},
 		Limits:       Limits{LoginTimeout: 15 * time.Second, AuthFailureDelay: time.Second, AuthFailureMaxDelay: 10 * time.Second, StatementBytes: 4 << 20, Statements: 10000},
 		DrainTimeout: 30 * time.Second,
@@ -310,6 +314,7 @@ func (c *Config) Validate() error {
 		bad("splitting.mode", "%q is not off, fence, session or bounded", c.Splitting.Mode)
 	}
 	duration("splitting.maxStaleness", c.Splitting.MaxStaleness, time.Millisecond, time.Minute)
+	duration("splitting.maxAddedLatency", c.Splitting.MaxAddedLatency, 0, time.Minute)
 	if (c.TLS.CertFile == "") != (c.TLS.KeyFile == "") {
 		bad("tls", "certFile and keyFile go together")
 	}

@@ -18,6 +18,7 @@ const (
 	codeAborted         = "25P02" // statement in a transaction that already failed
 	codeTooMany         = "53300" // no room: clients, queue
 	codeLimit           = "54000" // statement or statement count over a limit
+	codeCancelled       = "57014" // by the client, or by statement_timeout
 	codeShutdown        = "57P01" // proxy stops, or session state was lost with its server
 	codeNoPrimary       = "57P03" // no writable primary in time; nothing was sent
 	codeUnsupported     = "0A000"

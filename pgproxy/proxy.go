@@ -50,10 +50,8 @@ type Proxy struct {
 	routers      map[string]router
 	newRouter    func(database, user string) router // mu is held
 
-	standbys    standbys
-	fence       *fence.Asker
-	fenceConn   *pgconn.PgConn // of the fence's goroutine, as the next
-	fenceTarget *primary.Target
+	standbys standbys
+	fence    *fence.Asker
 
 	lastReload atomic.Pointer[reloaded]
 
@@ -105,7 +103,7 @@ func New(cfg Config, o Options, log *slog.Logger, reg prometheus.Registerer) (*P
 		standbyPools: make(map[standbyKey]*pool.Pool[*server]), routers: make(map[string]router),
 	}
 	p.newRouter = p.catalogRouterFor
-	p.fence = fence.New(p.askPosition, l.cfg.Probe.Timeout)
+	p.fence = fence.New(p.dialLine, l.cfg.Probe.Timeout)
 	if _, err := rand.Read(p.secret); err != nil {
 		return nil, err
 	}
@@ -209,10 +207,7 @@ func (p *Proxy) Run(ctx context.Context, ln net.Listener) error {
 	bgWG.Go(func() { _ = p.tracker.Run(bg) })
 	bgWG.Go(func() { p.followPrimary(bg) })
 	bgWG.Go(func() { p.closeIdle(bg) })
-	bgWG.Go(func() {
-		_ = p.fence.Run(bg)
-		p.closeFence(bg)
-	})
+	bgWG.Go(func() { _ = p.fence.Run(bg) })
 
 	unwatch := context.AfterFunc(ctx, func() { _ = ln.Close() })
 	err := p.accept(ctx, ln)

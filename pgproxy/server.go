@@ -54,6 +54,7 @@ type server struct {
 	prepared map[string]*prepared
 	unnamed  *statement
 	uses     uint64
+	seen     uint64 // position that the standby has said to have replayed
 
 	// The following belong to the reading goroutine.
 	resetting   atomic.Bool // DISCARD ALL runs for nobody

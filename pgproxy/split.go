@@ -50,6 +50,7 @@ const (
 	whyPortal                 // named portals and row limits
 	whyIsolation              // the session's default needs one snapshot
 	whyNoStandby              // no standby can be used
+	whyFar                    // all that can be used are too far away
 	whyBehind                 // all standbys were too old a moment ago
 	whyNoPosition             // the primary did not say how far it is
 	whyStale                  // the standby was too old: answer thrown away
@@ -59,7 +60,7 @@ const (
 )
 
 var whyLabels = [whys]string{
-	"transaction", "pinned", "setting", "not_whole", "portal", "session_isolation", "no_standby", "standbys_behind", "no_position", "stale", "standby_error", "standby_lost",
+	"transaction", "pinned", "setting", "not_whole", "portal", "session_isolation", "no_standby", "standbys_far", "standbys_behind", "no_position", "stale", "standby_error", "standby_lost",
 }
 
 // peekUnit looks at what the client has sent, without consuming it, when it
@@ -310,11 +311,10 @@ func (u *unit) add(d route.Decision, sql []byte) {
 type placement struct {
 	place  place
 	reason int // index of a metric
-	// checked: the standby must be fresh enough, or its isolation level is not
-	// known yet.
-	checked bool
-	// fresh: it must be fresh enough.
+	// fresh: the standby must be fresh enough.
 	fresh bool
+	// first: the unit begins a transaction, whose isolation level is not known yet.
+	first bool
 }
 
 // routed is the metric's index of a reason of the session.
@@ -348,7 +348,7 @@ func (s *session) decide(u *unit) placement {
 	}
 	p := placement{place: onStandby, reason: reason}
 	p.fresh = u.target == route.Standby && u.hint != route.HintStandby && (s.hint != route.HintStandby || u.hint == route.HintAuto)
-	p.checked = p.fresh || s.status == 'T' && s.srv == nil
+	p.first = s.status == 'T' && s.srv == nil
 	return p
 }
 

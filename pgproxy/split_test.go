@@ -130,6 +130,8 @@ func TestSplitting(t *testing.T) {
 	t.Run("wire", func(t *testing.T) { testSplitWire(t, c) })
 	t.Run("settings", func(t *testing.T) { testSplitSettings(t, c) })
 	t.Run("stale", func(t *testing.T) { testSplitStale(t, c) })
+	t.Run("lags for ever", func(t *testing.T) { testSplitLagging(t, c) })
+	t.Run("none or far", func(t *testing.T) { testSplitNoStandby(t, c) })
 	t.Run("standby lost", func(t *testing.T) { testSplitStandbyLost(t, c) })
 	t.Run("concurrent", func(t *testing.T) { testSplitConcurrent(t, c) })
 	t.Run("failover", func(t *testing.T) { testSplitFailover(t, c) })
@@ -466,6 +468,93 @@ func testSplitStale(t *testing.T, c *cluster) {
 	}
 	if got := scan[int](t, readers["fence"], "SELECT count(*)::int FROM stale /* standby */"); got != 0 {
 		t.Errorf("hint: %d rows, although the standbys have none", got)
+	}
+}
+
+// testSplitLagging reads on while no standby replays anything: that costs next to
+// nothing, and ends by itself.
+func testSplitLagging(t *testing.T, c *cluster) {
+	t.Helper()
+	r := c.proxy(t, nil)
+	conn := r.connect(t)
+	mustExec(t, conn, "CREATE TABLE lagging (n int)")
+	c.catchUp(t)
+	for _, s := range c.standbys {
+		s.PauseReplay()
+	}
+	resume := func() {
+		for _, s := range c.standbys {
+			s.ResumeReplay()
+		}
+	}
+	defer resume()
+	mustExec(t, conn, "INSERT INTO lagging VALUES (1)")
+	began := time.Now()
+	const reads = 2000
+	for range reads {
+		if got := scan[int](t, conn, "SELECT count(*)::int FROM lagging"); got != 1 {
+			t.Fatalf("%d rows, although one was committed", got)
+		}
+	}
+	// Each standby is tried ten times on the way to the longest pause, and then
+	// once in each such pause.
+	most := len(c.standbys) * (11 + int(time.Since(began)/longestPause))
+	if n := int(r.metrics.routed[onPrimary][routed(whyStale)].Load()); n == 0 || n > most {
+		t.Errorf("%d of %d answers were thrown away, want at most %d", n, reads, most)
+	}
+	// The primary is asked for those only.
+	if n := int(r.fence.Questions()); n > most+1 {
+		t.Errorf("the primary was asked %d times, want at most %d", n, most+1)
+	}
+	resume()
+	c.catchUp(t)
+	eventually.Nil(t, time.Minute, func() error {
+		if got, err := c.one(t, conn, where); got != "s" {
+			return fmt.Errorf("reads are on %q, %w", got, err)
+		}
+		return nil
+	})
+}
+
+// testSplitNoStandby has nothing to read on: the primary answers, and is not
+// asked for its position in vain.
+func testSplitNoStandby(t *testing.T, c *cluster) {
+	t.Helper()
+	check := func(r *running, no why) {
+		t.Helper()
+		conn := r.connect(t)
+		mustExec(t, conn, "CREATE TABLE IF NOT EXISTS none (n int)")
+		for range 20 {
+			mustExec(t, conn, "BEGIN")
+			if got, err := c.one(t, conn, where); got != "p" || err != nil {
+				t.Fatal(got, err)
+			}
+			mustExec(t, conn, "INSERT INTO none VALUES (1)")
+			mustExec(t, conn, "COMMIT")
+		}
+		if n := r.metrics.routed[onPrimary][routed(no)].Load(); n != 20 {
+			t.Errorf("%d of 20 reads were on the primary because of %s", n, whyLabels[no])
+		}
+		if n := r.fence.Questions(); n != 0 {
+			t.Errorf("the primary was asked for its position %d times", n)
+		}
+	}
+	check(startProxyWith(t, func(cfg *Config) { cfg.Splitting.Mode = SplittingFence }, func(p *Proxy) {
+		p.newRouter = func(string, string) router { return wordRouter{} }
+	}, c.primary), whyNoStandby)
+	// No way is so short.
+	far := func(cfg *Config) { cfg.Zone, cfg.Splitting.MaxAddedLatency = "z", 0 }
+	check(c.proxy(t, far), whyFar)
+	// A standby of the own zone is never too far.
+	near := c.proxy(t, func(cfg *Config) {
+		far(cfg)
+		anyAge(cfg)
+		cfg.Backends[2].Zone = "z"
+	})
+	for range 5 {
+		if got := scan[int](t, near.connect(t), where); got != c.standbys[1].Port() {
+			t.Errorf("port %d has answered, want %d", got, c.standbys[1].Port())
+		}
 	}
 }
 

@@ -3,6 +3,7 @@ package pgproxy
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync/atomic"
 	"time"
 
@@ -13,14 +14,24 @@ import (
 	"fournines/pgproxy/route"
 )
 
-// checkSQL travels before a read. Replay only goes forward, so the read that
-// follows sees at least the position that this answers with. The isolation
+// checkColumns travel before a read. Replay only goes forward, so the read that
+// follows sees at least the position that they answer with. The isolation
 // level shows what a role or a database may have as its default.
-const checkSQL = `SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() END,` +
+const checkColumns = `CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() END,` +
 	` pg_catalog.current_setting('transaction_isolation')`
 
-// errNoPrimary says that there is nobody to ask for a position.
-var errNoPrimary = errors.New("no primary")
+// checkSQL asks for these columns. When the standby may need a moment to replay
+// up to a position, it waits for that, so that a read that comes right after a
+// write need not run twice: 1, 2 and 4 ms at most, since the server's sleep knows
+// milliseconds only.
+func checkSQL(patient bool, need uint64) string {
+	if !patient {
+		return "SELECT " + checkColumns
+	}
+	behind := fmt.Sprintf("CASE WHEN pg_catalog.pg_last_wal_replay_lsn() OPERATOR(pg_catalog.<) '%X/%X'::pg_catalog.pg_lsn THEN pg_catalog.pg_sleep(", need>>32, need&0xffffffff)
+	const end = ")::pg_catalog.text END, "
+	return "SELECT " + behind + "0.001" + end + behind + "0.002" + end + behind + "0.004" + end + checkColumns
+}
 
 // reading is the unit that runs on a standby. The client's goroutine waits for
 // its outcome, so there is one at a time.
@@ -58,6 +69,15 @@ type instead struct {
 // returns nil when the client has its answer, and otherwise why not: then the
 // client has seen nothing.
 func (s *session) readOnStandby(pl placement, n int) (*instead, error) {
+	s.mu.Lock()
+	srv := s.srv
+	s.mu.Unlock()
+	if srv == nil {
+		// Without one that could be used the primary is not asked in vain.
+		if no := s.p.anyStandby(); no != whys {
+			return &instead{why: no}, nil
+		}
+	}
 	var need fence.Position
 	if pl.fresh {
 		var err error
@@ -72,7 +92,7 @@ func (s *session) readOnStandby(pl placement, n int) (*instead, error) {
 		}
 	}
 	s.mu.Lock()
-	srv := s.srv
+	srv = s.srv
 	s.mu.Unlock()
 	if srv == nil {
 		var no why
@@ -184,7 +204,8 @@ func (s *session) attachStandby(srv *server, pl placement, need fence.Position) 
 	case <-r.outcome: // of a server that was lost after the last unit had ended
 	default:
 	}
-	r.checked, r.fresh, r.need, r.row, r.seen = pl.checked, pl.fresh, need, false, 0
+	r.fresh, r.need, r.row, r.seen = pl.fresh && !s.knownFresh(srv, need), need, false, 0
+	r.checked = r.fresh || pl.first
 	r.inTransaction = s.status == 'T'
 	r.undo, r.unnamed, r.logging = r.undo[:0], s.unnamed, true
 	r.active.Store(true)
@@ -195,17 +216,26 @@ func (s *session) attachStandby(srv *server, pl placement, need fence.Position) 
 	}
 	check := s.deferred
 	s.deferred = ""
-	if pl.checked {
+	if r.checked {
 		if check != "" {
 			check += "\n;"
 		}
-		check += checkSQL
+		check += checkSQL(r.fresh && s.p.standbys.nearly(srv.target, need.LSN), need.LSN)
 	}
 	if check != "" {
 		s.internalQuery(srv, check)
 	}
 	s.write(srv, 0, nil)
 	return true
+}
+
+// knownFresh reports that the standby needs no check: this connection has seen it
+// at the position already, and replay does not go back while a server runs. With
+// consistency per session it is asked all the same, because the session has to
+// know what it has read. mu is held.
+func (s *session) knownFresh(srv *server, need fence.Position) bool {
+	return srv.seen >= need.LSN && (need.Generation == 0 || need.Generation == srv.target.Generation) &&
+		s.p.live.Load().cfg.Splitting.Mode != SplittingSession
 }
 
 // internalQuery adds a simple query of the proxy itself to s.out. mu is held.
@@ -278,7 +308,11 @@ func (s *session) checkRow(body []byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	values, ok := pgwire.Columns(body)
-	if !ok || len(values) != 2 || values[0] == nil {
+	if !ok || len(values) < 2 {
+		return
+	}
+	values = values[len(values)-2:]
+	if values[0] == nil {
 		return // no longer a standby
 	}
 	pos, err := primary.ParseLSN(string(values[0]))
@@ -295,7 +329,9 @@ func (s *session) judge(srv *server) why {
 	if e := s.internalErr.Swap(nil); e != nil {
 		// Its settings cannot be made there, or its isolation level is not allowed.
 		srv.unclean = true
-		s.oneSnapshot = true
+		if e.Code != codeCancelled { // that was the check itself, by the client or by its statement_timeout
+			s.oneSnapshot = true
+		}
 		return whyRefused
 	}
 	if !r.checked {
@@ -306,7 +342,10 @@ func (s *session) judge(srv *server) why {
 		return whyIsolation
 	}
 	behind := !r.row || r.fresh && (r.seen < r.need.LSN || r.need.Generation != 0 && r.need.Generation != srv.target.Generation)
-	srv.p.standbys.judged(srv.target, behind)
+	if r.row {
+		srv.seen = max(srv.seen, r.seen)
+	}
+	srv.p.standbys.judged(srv.target, r.seen, behind)
 	if behind {
 		return whyStale
 	}
@@ -532,15 +571,40 @@ func (p *Proxy) openStandby(s *session, pl *pool.Pool[*server], t *primary.Targe
 	}
 	p.log.Debug("cannot connect to a standby", "server", t.Endpoint.Name, "err", err)
 	p.tracker.Kick(t.Endpoint.Address)
-	p.standbys.judged(t, true)
+	p.standbys.judged(t, 0, true)
 	return nil, nil
+}
+
+// fit says whether a standby can be used now: whys, or why not.
+func (p *Proxy) fit(cfg *Config, v *primary.View, t *primary.Target, now time.Time) why {
+	if cfg.Zone != "" && t.Endpoint.Zone != cfg.Zone &&
+		cfg.Splitting.added(v.Server(t.Endpoint).RTT, v.Server(v.Primary.Endpoint).RTT) > cfg.Splitting.MaxAddedLatency {
+		return whyFar
+	}
+	if !p.standbys.usable(t, now) {
+		return whyBehind
+	}
+	return whys
+}
+
+// anyStandby returns whys when there is one that can be used now, or why not.
+func (p *Proxy) anyStandby() why {
+	v, cfg, now := p.tracker.View(), &p.live.Load().cfg, time.Now()
+	no := whyNoStandby
+	for _, t := range v.Standbys {
+		no = p.fit(cfg, v, t, now)
+		if no == whys {
+			break
+		}
+	}
+	return no
 }
 
 // bestStandby chooses among the standbys that were not tried: of the proxy's
 // own zone before others, then near ones before far ones, then the one with the
 // fewest connections in use. It returns an index, or -1.
 func (p *Proxy) bestStandby(s *session, v *primary.View, tried uint64) int {
-	zone := p.live.Load().cfg.Zone
+	cfg := &p.live.Load().cfg
 	turn := int(p.standbys.turn.Add(1))
 	best := -1
 	var bestZone, bestRTT, bestUsed int
@@ -548,11 +612,11 @@ func (p *Proxy) bestStandby(s *session, v *primary.View, tried uint64) int {
 	for i := range v.Standbys {
 		i = (i + turn) % len(v.Standbys)
 		t := v.Standbys[i]
-		if i >= 64 || tried&(1<<i) != 0 || !p.standbys.usable(t, now) {
+		if i >= 64 || tried&(1<<i) != 0 || p.fit(cfg, v, t, now) != whys {
 			continue
 		}
 		remote, rtt := 1, 0
-		if zone != "" && t.Endpoint.Zone == zone {
+		if cfg.Zone != "" && t.Endpoint.Zone == cfg.Zone {
 			remote = 0
 		} else {
 			rtt = int(v.Server(t.Endpoint).RTT / (5 * time.Millisecond))
@@ -563,6 +627,15 @@ func (p *Proxy) bestStandby(s *session, v *primary.View, tried uint64) int {
 		}
 	}
 	return best
+}
+
+// added is how much longer a read takes on a standby than on the primary, given
+// the round trips to the two. With the fence the primary is asked first.
+func (c *Splitting) added(standby, primary time.Duration) time.Duration {
+	if c.Mode == SplittingFence {
+		return standby
+	}
+	return standby - primary
 }
 
 // standbyPool returns the pool of connections to a standby.
@@ -583,61 +656,6 @@ func (p *Proxy) standbyPool(database, user string, t *primary.Target) *pool.Pool
 type standbyKey struct {
 	poolKey
 	backend string
-}
-
-// askPosition puts the fence's question to the primary, on a connection of its
-// own that lasts as long as the reign.
-func (p *Proxy) askPosition(ctx context.Context) (fence.Position, error) {
-	v := p.tracker.View()
-	if p.fenceConn != nil && p.fenceTarget != v.Primary {
-		p.closeFence(ctx)
-	}
-	if v.Primary == nil {
-		return fence.Position{}, errNoPrimary
-	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	stop := make(chan struct{})
-	defer close(stop)
-	go func() {
-		select {
-		case <-v.Primary.Lost:
-			cancel()
-		case <-stop:
-		}
-	}()
-	if p.fenceConn == nil {
-		l := p.live.Load()
-		conn, err := connect(ctx, l, v.Primary.Endpoint, l.cfg.Probe.User, l.probePW, l.cfg.Probe.Database)
-		if err != nil {
-			return fence.Position{}, err
-		}
-		p.fenceConn, p.fenceTarget = conn, v.Primary
-	}
-	results, err := p.fenceConn.Exec(ctx, fence.SQL).ReadAll()
-	if err == nil && (len(results) != 1 || len(results[0].Rows) != 1 || len(results[0].Rows[0]) != 1) {
-		err = errors.New("unexpected answer to the question for a position")
-	}
-	var lsn uint64
-	if err == nil {
-		lsn, err = primary.ParseLSN(string(results[0].Rows[0][0]))
-	}
-	if err != nil {
-		p.closeFence(ctx)
-		p.tracker.Kick(v.Primary.Endpoint.Address)
-		return fence.Position{}, err
-	}
-	return fence.Position{LSN: lsn, Generation: v.Primary.Generation}, nil
-}
-
-func (p *Proxy) closeFence(ctx context.Context) {
-	if p.fenceConn == nil {
-		return
-	}
-	cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 100*time.Millisecond)
-	defer cancel()
-	_ = p.fenceConn.Close(cctx)
-	p.fenceConn = nil
 }
 
 // settingsChanged follows what the session's settings mean for splitting. mu is

@@ -41,14 +41,30 @@ type Status struct {
 	Err error
 	// At is when the server answered last.
 	At time.Time
-	// RTT is the smoothed duration of a probe on an open connection; 0 is unknown.
+	// RTT is the shortest duration of the last few probes on an open connection,
+	// which leaves out what a busy machine adds; 0 is unknown.
 	RTT time.Duration
 	// Parameters are what the server reported when the probe logged in. The map
 	// is never changed.
 	Parameters map[string]string
 
-	flushed uint64 // position that a primary has flushed
+	rtts    [rttProbes]time.Duration // of the last probes, newest first
+	flushed uint64                   // position that a primary has flushed
 	lacks   error
+}
+
+// rttProbes is how many probes RTT looks at.
+const rttProbes = 8
+
+// addRTT notes the duration of the newest probe.
+func (s *Status) addRTT(old *Status, d time.Duration) {
+	s.rtts[0], s.RTT = d, d
+	copy(s.rtts[1:], old.rtts[:])
+	for _, other := range s.rtts {
+		if other > 0 {
+			s.RTT = min(s.RTT, other)
+		}
+	}
 }
 
 // Lacks says what WAL a server lacks that claims to be the primary and is

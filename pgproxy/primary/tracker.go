@@ -266,9 +266,7 @@ func (t *Tracker) report(i int, st Status, err error) {
 		t.servers[i] = next
 	} else {
 		st.Up, st.At = true, time.Now()
-		if old.RTT > 0 {
-			st.RTT = old.RTT + (st.RTT-old.RTT)/4
-		}
+		st.addRTT(&old, st.RTT)
 		if !old.Up || old.InRecovery != st.InRecovery || old.Timeline != st.Timeline {
 			t.log.Info("server answers", "server", st.Endpoint.Name, "standby", st.InRecovery, "timeline", st.Timeline)
 		}

@@ -86,6 +86,8 @@ func (k *checker) awaitCatalog(p *proxy) {
 // run does at least n operations in the given number of sessions.
 func (k *checker) run(sessions, n int, seed uint64) {
 	k.t.Helper()
+	stop := report(k.t, "operations", n, func() (int, string) { return int(k.found.operations.Load()), k.found.String() })
+	defer stop()
 	var wg sync.WaitGroup
 	for i := range sessions {
 		mode := []string{"simple_protocol", "cache_statement", "exec"}[i%3]
@@ -322,7 +324,7 @@ func checkConsistency(t *testing.T, c *cluster, operations, sessions int, seed u
 		k := two(t, pgproxy.Splitting{Mode: pgproxy.SplittingSession})
 		stop := c.delayReplay(t, seed)
 		defer stop()
-		k.run(sessions, operations/2, seed)
+		k.run(sessions, operations/5, seed)
 		if k.found.own.Load() != 0 {
 			t.Errorf("seed %d: sessions do not see what they have written or read", seed)
 		}

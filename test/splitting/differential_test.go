@@ -6,10 +6,13 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"fournines/pgproxy"
@@ -191,55 +194,96 @@ func schema(name string) []string {
 	}
 }
 
-// compare runs random scripts past the proxy and through it.
+// side names the schema of one of the two sides of a comparer.
+func side(name string, n int) string { return fmt.Sprint(name, "_", n) }
+
+// comparer runs scripts past the proxy and through it, in schemas of its own.
+type comparer struct {
+	n       int
+	cluster *cluster
+	proxy   *proxy
+	setup   *pgx.Conn
+}
+
+// script runs one random script on both sides, and returns where they differ.
+func (c *comparer) script(ctx context.Context, seed, i uint64) error {
+	a := &author{rng: rand.New(rand.NewPCG(seed, i))} //nolint:gosec // not a secret
+	for _, name := range []string{"direct", "proxied"} {
+		if _, err := c.setup.Exec(ctx, strings.ReplaceAll("TRUNCATE @.message, @.app; INSERT INTO @.app SELECT i, i % 4, chr(96 + i), '{\"k\": 1}' FROM generate_series(1, 6) i;"+
+			" INSERT INTO @.message SELECT i, 1 + i % 6, i, 'm' || i FROM generate_series(1, 12) i", "@", side(name, c.n))); err != nil {
+			return err
+		}
+	}
+	direct, err := pgx.Connect(ctx, c.cluster.primary.DSN("dify")+"&default_query_exec_mode=exec&search_path="+side("direct", c.n))
+	if err != nil {
+		return err
+	}
+	defer direct.Close(context.WithoutCancel(ctx))
+	proxied, err := pgx.Connect(ctx, c.cluster.primary.DSNVia(c.proxy.addr, "dify")+"&default_query_exec_mode=exec&search_path="+side("proxied", c.n))
+	if err != nil {
+		return err
+	}
+	defer proxied.Close(context.WithoutCancel(ctx))
+	var script []string
+	for range 40 {
+		sql := a.statement()
+		extended := a.rng.IntN(2) == 0 && !strings.Contains(sql, "; ")
+		script = append(script, fmt.Sprintf("%v %s", extended, sql))
+		want := execute(ctx, direct.PgConn(), sql, extended)
+		got := execute(ctx, proxied.PgConn(), sql, extended)
+		got.rename(side("proxied", c.n), side("direct", c.n)) // the one difference that there is
+		if diff := cmp.Diff(want, got); diff != "" {
+			return fmt.Errorf("seed %d, script %d (- direct, + through the proxy):\n%s\n%s", seed, i, diff, strings.Join(script, "\n"))
+		}
+	}
+	return nil
+}
+
+// compare runs random scripts past the proxy and through it, a few at a time.
 func compare(t *testing.T, scripts int, seed uint64) {
 	t.Helper()
+	const comparers = 4
 	c := newCluster(t)
-	setup := c.direct(t)
-	mustExec(t, setup, "CREATE TABLE probe ()")
-	mustExec(t, setup, schema("direct")...)
-	mustExec(t, setup, schema("proxied")...)
+	mustExec(t, c.direct(t), "CREATE TABLE probe ()")
+	var all []*comparer
+	for n := range comparers {
+		k := &comparer{n: n, cluster: c, setup: c.direct(t)}
+		mustExec(t, k.setup, schema(side("direct", n))...)
+		mustExec(t, k.setup, schema(side("proxied", n))...)
+		all = append(all, k)
+	}
 	p := c.proxy(t, pgproxy.Splitting{Mode: pgproxy.SplittingFence, MaxStaleness: time.Millisecond})
-	ctx, cancel := context.WithTimeout(context.Background(), time.Duration(scripts)*10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Duration(scripts)*10*time.Second)
 	defer cancel()
-	fill := func(schema string) string {
-		return strings.ReplaceAll("TRUNCATE @.message, @.app; INSERT INTO @.app SELECT i, i % 4, chr(96 + i), '{\"k\": 1}' FROM generate_series(1, 6) i;"+
-			" INSERT INTO @.message SELECT i, 1 + i % 6, i, 'm' || i FROM generate_series(1, 12) i", "@", schema)
-	}
-	for i := range scripts {
-		a := &author{rng: rand.New(rand.NewPCG(seed, uint64(i)))} //nolint:gosec // not a secret
-		mustExec(t, setup, fill("direct"), fill("proxied"))
-		direct := c.direct(t, "search_path=direct", "default_query_exec_mode=exec")
-		proxied := p.connect(t, "search_path=proxied", "default_query_exec_mode=exec")
-		var script []string
-		for range 40 {
-			sql := a.statement()
-			extended := a.rng.IntN(2) == 0 && !strings.Contains(sql, "; ")
-			script = append(script, fmt.Sprintf("%v %s", extended, sql))
-			want := execute(ctx, direct.PgConn(), sql, extended)
-			got := execute(ctx, proxied.PgConn(), sql, extended)
-			for _, o := range []*outcome{&want, &got} {
-				o.hideSchema()
+	var next atomic.Int64
+	stop := report(t, "scripts", scripts, func() (int, string) {
+		return int(min(next.Load(), int64(scripts))), fmt.Sprintf("%d reads on standbys", p.reads())
+	})
+	var wg sync.WaitGroup
+	for _, k := range all {
+		k.proxy = p
+		wg.Go(func() {
+			for i := next.Add(1); i <= int64(scripts) && !t.Failed(); i = next.Add(1) {
+				if err := k.script(ctx, seed, uint64(i)); err != nil {
+					t.Error(err)
+				}
 			}
-			if diff := cmp.Diff(want, got); diff != "" {
-				t.Fatalf("seed %d, script %d (- direct, + through the proxy):\n%s\n%s", seed, i, diff, strings.Join(script, "\n"))
-			}
-		}
-		_ = direct.Close(ctx)
-		_ = proxied.Close(ctx)
+		})
 	}
+	wg.Wait()
+	stop()
 	t.Logf("%d reads on standbys", p.reads())
 	if p.reads() < 3*scripts {
 		t.Errorf("%d reads ran on standbys in %d scripts", p.reads(), scripts)
 	}
 }
 
-// hideSchema makes the one difference between the two sides disappear.
-func (o *outcome) hideSchema() {
+// rename replaces a name in all values.
+func (o *outcome) rename(from, to string) {
 	for i := range o.Results {
 		for _, row := range o.Results[i].Rows {
 			for j := range row {
-				row[j] = strings.ReplaceAll(row[j], "proxied", "direct")
+				row[j] = strings.ReplaceAll(row[j], from, to)
 			}
 		}
 	}

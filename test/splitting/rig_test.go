@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"sync"
 	"testing"
 	"time"
 
@@ -50,6 +51,8 @@ func (c *cluster) proxy(t *testing.T, splitting pgproxy.Splitting) *proxy {
 	}
 	cfg.Users = []pgproxy.User{{Name: "dify", PasswordFile: c.primary.PasswordFile(t, "dify")}}
 	cfg.Probe.PasswordFile = c.primary.PasswordFile(t, "pgproxy")
+	// No server is lost here, however busy the machine is.
+	cfg.Probe.Timeout = 15 * time.Second
 	cfg.Splitting = splitting
 	reg := prometheus.NewRegistry()
 	log := slog.New(slog.DiscardHandler)
@@ -138,10 +141,14 @@ func mustExec(t *testing.T, conn *pgx.Conn, statements ...string) {
 func (r *proxy) reads() int { return r.routed("standby", "read") }
 
 // routed reads one of the proxy's counters.
-func (r *proxy) routed(target, reason string) int {
+func (r *proxy) routed(target, reason string) int { return r.allRouted()[target+" "+reason] }
+
+// allRouted are the proxy's counters of queries and batches, by target and reason.
+func (r *proxy) allRouted() map[string]int {
+	all := map[string]int{}
 	families, err := r.metrics.Gather()
 	if err != nil {
-		return 0
+		return all
 	}
 	for _, f := range families {
 		if f.GetName() != "fournines_pgproxy_routed_total" {
@@ -152,10 +159,42 @@ func (r *proxy) routed(target, reason string) int {
 			for _, l := range m.GetLabel() {
 				labels[l.GetName()] = l.GetValue()
 			}
-			if labels["target"] == target && labels["reason"] == reason {
-				return int(m.GetCounter().GetValue())
-			}
+			all[labels["target"]+" "+labels["reason"]] = int(m.GetCounter().GetValue())
 		}
 	}
-	return 0
+	return all
+}
+
+// reportEvery is how often a long run says how far it is.
+const reportEvery = 30 * time.Second
+
+// report tells every while how much of a run is done and how long the rest will
+// take, until the returned function is called. Short runs end before it speaks.
+func report(t *testing.T, what string, total int, done func() (n int, detail string)) (stop func()) {
+	t.Helper()
+	began := time.Now()
+	end := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		tick := time.NewTicker(reportEvery)
+		defer tick.Stop()
+		for {
+			select {
+			case <-end:
+				return
+			case <-tick.C:
+			}
+			n, detail := done()
+			if n == 0 {
+				continue
+			}
+			took := time.Since(began)
+			left := time.Duration(float64(took) / float64(n) * float64(total-n))
+			t.Logf("%d of %d %s (%.0f/s, %v left): %s", n, total, what, float64(n)/took.Seconds(), left.Round(time.Second), detail)
+		}
+	})
+	return func() {
+		close(end)
+		wg.Wait()
+	}
 }

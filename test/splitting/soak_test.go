@@ -23,7 +23,7 @@ func TestSoakConsistency(t *testing.T) {
 	t.Logf("seed %d", seed)
 	c := newCluster(t)
 	mustExec(t, c.direct(t), "CREATE TABLE probe ()", "CREATE TABLE registers (k int)")
-	checkConsistency(t, c, n, 16, seed)
+	checkConsistency(t, c, n, 32, seed)
 }
 
 // TestSoakDifferential compares many more random scripts.
