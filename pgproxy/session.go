@@ -442,7 +442,7 @@ func (s *session) ready(srv *server, status byte) (early, ok bool) {
 	if o.facts.Kind != route.Begin && !srv.target.Standby {
 		s.begin = ""
 	}
-	if srv.target.Standby {
+	if srv.target.Standby && s.reading.reads {
 		s.hasRead = true
 	}
 	if status == 'I' {

@@ -25,6 +25,7 @@ type unit struct {
 	sql     []byte // of the last statement
 	texts   int    // statements that it prepares, binds or executes
 	runs    int    // statements that it executes
+	reads   bool   // takes a snapshot, after which a transaction's isolation level is fixed
 	control bool   // nothing but one BEGIN, COMMIT or ROLLBACK
 	foreign bool   // has messages that only the primary can answer
 }
@@ -295,6 +296,7 @@ func (u *unit) add(d route.Decision, sql []byte) {
 		d.Target = route.Primary
 	}
 	u.facts, u.sql = d.Facts, sql
+	u.reads = u.reads || d.Target != route.Any || route.TakesSnapshot(sql)
 	switch {
 	case first:
 		u.target, u.reason, u.hint = d.Target, d.Reason, d.Hint
@@ -315,6 +317,8 @@ type placement struct {
 	fresh bool
 	// first: the unit begins a transaction, whose isolation level is not known yet.
 	first bool
+	// reads: the unit takes a snapshot.
+	reads bool
 }
 
 // routed is the metric's index of a reason of the session.
@@ -346,7 +350,7 @@ func (s *session) decide(u *unit) placement {
 	case s.oneSnapshot:
 		return primary(routed(whyIsolation))
 	}
-	p := placement{place: onStandby, reason: reason}
+	p := placement{place: onStandby, reason: reason, reads: u.reads}
 	p.fresh = u.target == route.Standby && u.hint != route.HintStandby && (s.hint != route.HintStandby || u.hint == route.HintAuto)
 	p.first = s.status == 'T' && s.srv == nil
 	return p

@@ -38,9 +38,9 @@ func (wordRouter) Route(sql []byte) route.Decision {
 		switch {
 		case strings.HasPrefix(text, "set transaction"):
 			d.Facts.Kind = route.SetTransaction
-		case !strings.HasPrefix(text, "select"), writes.MatchString(text):
-		case text == "select 1":
+		case text == "select 1", text == "show transaction_isolation":
 			d.Target, d.Reason = route.Any, route.ReasonNoTable
+		case !strings.HasPrefix(text, "select"), writes.MatchString(text):
 		default:
 			d.Target, d.Reason = route.Standby, route.ReasonRead
 		}
@@ -161,6 +161,7 @@ func testSplitRouting(t *testing.T, c *cluster) {
 		{"serializable", []string{"BEGIN ISOLATION LEVEL SERIALIZABLE", where + " -> p", "COMMIT"}},
 		{"set transaction after begin", []string{"BEGIN", "SET TRANSACTION ISOLATION LEVEL SERIALIZABLE", where + " -> p", "COMMIT"}},
 		{"set transaction after a read", []string{"BEGIN", where + " -> s", "SET TRANSACTION ISOLATION LEVEL SERIALIZABLE -> 25001", where + " -> 25P02", "ROLLBACK"}},
+		{"set transaction after a show", []string{"BEGIN", "SHOW transaction_isolation -> =read committed", "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ", "SHOW transaction_isolation -> =repeatable read", "COMMIT"}},
 		{"error on a standby", []string{"BEGIN", where + " -> s", "SELECT 1/0, n FROM r -> 22012", where + " -> 25P02", "INSERT INTO r VALUES (4) -> 25P02", "COMMIT", where + " -> s"}},
 		{"savepoint", []string{"BEGIN", where + " -> s", "SAVEPOINT a", where + " -> p", "ROLLBACK TO a", where + " -> p", "COMMIT"}},
 		{"set local", []string{"BEGIN", where + " -> s", "SET LOCAL work_mem = '1MB'", where + " -> p", "COMMIT"}},

@@ -41,6 +41,7 @@ type reading struct {
 
 	// Under the session's mu.
 	checked, fresh, inTransaction bool
+	reads                         bool // it takes a snapshot
 	need                          fence.Position
 	row                           bool // the check has answered
 	seen                          uint64
@@ -206,7 +207,7 @@ func (s *session) attachStandby(srv *server, pl placement, need fence.Position) 
 	}
 	r.fresh, r.need, r.row, r.seen = pl.fresh && !s.knownFresh(srv, need), need, false, 0
 	r.checked = r.fresh || pl.first
-	r.inTransaction = s.status == 'T'
+	r.inTransaction, r.reads = s.status == 'T', pl.reads
 	r.undo, r.unnamed, r.logging = r.undo[:0], s.unnamed, true
 	r.active.Store(true)
 	s.out = s.out[:0]

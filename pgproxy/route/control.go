@@ -1,6 +1,9 @@
 package route
 
-import "strings"
+import (
+	"bytes"
+	"strings"
+)
 
 // controlReasons says for the first word of a statement why the primary must
 // run it. What is neither here nor parsed is ReasonUtility.
@@ -53,6 +56,15 @@ var sessionSettings = map[string]bool{
 	"search_path": true, "timezone": true, "datestyle": true, "intervalstyle": true, "application_name": true, "extra_float_digits": true,
 	"bytea_output": true, "statement_timeout": true, "lock_timeout": true, "client_min_messages": true, "max_identifier_length": true,
 	"transaction_isolation": true, "default_transaction_isolation": true, "integer_datetimes": true, "lc_collate": true, "lc_ctype": true,
+}
+
+// TakesSnapshot reports that a statement reads in a snapshot, which fixes the
+// isolation level of its transaction. SHOW and an empty text do not; of others it
+// is assumed.
+func TakesSnapshot(sql []byte) bool {
+	s := scanner{sql: sql}
+	kind, text := s.next()
+	return kind != 0 && !bytes.EqualFold(text, []byte("show"))
 }
 
 // show decides about SHOW.
