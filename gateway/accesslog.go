@@ -45,6 +45,9 @@ func (x *exchange) log(took time.Duration) {
 		slog.Float64("first_content_ms", ms(x.first)), slog.String("app", x.app.id),
 		slog.String("endpoint", x.endpoint), slog.String("zone", x.zone), slog.Int("attempts", x.attempts),
 		slog.Int("restarts", x.restarts), slog.String("client", x.r.RemoteAddr))
+	if x.know.result != "" {
+		attrs = append(attrs, slog.String("cache", string(x.know.result)))
+	}
 	if id := x.traceID(); id != "" {
 		attrs = append(attrs, slog.String("trace_id", id))
 	}

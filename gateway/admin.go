@@ -167,6 +167,7 @@ func (g *Gateway) AdminHandlers(o AdminOptions) map[string]http.Handler {
 		}),
 	}
 	maps.Copy(handlers, g.jobHandlers())
+	maps.Copy(handlers, g.cacheHandlers(handle))
 	return handlers
 }
 

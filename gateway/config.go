@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"fournines/gateway/balance"
+	"fournines/gateway/cache"
 	"fournines/gateway/jobs"
 	"fournines/gateway/limit"
 	"fournines/topology"
@@ -59,6 +60,8 @@ type Config struct {
 	Overload Overload `yaml:"overload"`
 	// Redis is what the gateways share. Default none.
 	Redis Redis `yaml:"redis"`
+	// Cache answers repeated retrievals. Default off.
+	Cache cache.Config `yaml:"cache"`
 	// Jobs is the async lane. Default off.
 	Jobs    jobs.Config `yaml:"jobs"`
 	Tracing Tracing     `yaml:"tracing"`
@@ -210,6 +213,7 @@ func DefaultConfig() Config {
 			IdleTimeout: 75 * time.Second, RequestTimeout: 30 * time.Minute,
 		},
 		Drain: Drain{Announce: 2 * time.Second, Timeout: time.Minute},
+		Cache: cache.DefaultConfig(),
 		Jobs:  jobs.DefaultConfig(),
 	}
 }
@@ -278,6 +282,7 @@ func (c *Config) Validate() error {
 	}
 	validateApps(c.Apps, bad)
 	c.Redis.validate(bad)
+	c.Cache.Validate(bad)
 	c.validateLane(bad)
 	validateRateLimits(c, bad)
 	if !strings.HasPrefix(c.Health.Path, "/") {

@@ -22,6 +22,7 @@ import (
 
 	"fournines/gateway/admit"
 	"fournines/gateway/balance"
+	"fournines/gateway/cache"
 	"fournines/gateway/conversation"
 	"fournines/gateway/jobs"
 	"fournines/gateway/limit"
@@ -62,6 +63,8 @@ type Gateway struct {
 	redis     *redis.ClusterClient // nil without one; Run closes it
 	jobs      *jobs.Lane           // nil without one
 	limits    *limit.Limiter
+	cache     *cache.Cache
+	watches   watchers
 	settings  atomic.Pointer[settings]
 
 	admin        admin
@@ -103,6 +106,9 @@ func New(cfg Config, log *slog.Logger, reg prometheus.Registerer) (*Gateway, err
 		return nil, fmt.Errorf("register metrics: %w", err)
 	}
 	g.limits.Update(cfg.RateLimits, cfg.RateLimitSharing)
+	if err := g.newCache(cfg.Cache, reg); err != nil {
+		return nil, fmt.Errorf("register metrics: %w", err)
+	}
 	if err := g.newTurns(reg); err != nil {
 		return nil, fmt.Errorf("register metrics: %w", err)
 	}
@@ -230,6 +236,7 @@ func (g *Gateway) applyReload(cfg Config) error {
 	g.settings.Store(set)
 	g.usage.keep(set.apps)
 	g.limits.Update(cfg.RateLimits, cfg.RateLimitSharing)
+	g.cache.Update(cfg.Cache)
 	poolCfg, targets := cfg.pool()
 	g.pool.Update(poolCfg, targets)
 	g.admit.Update(cfg.admission())
@@ -308,6 +315,7 @@ func (g *Gateway) Run(ctx context.Context, listeners ...net.Listener) error {
 		wg.Go(func() { g.watchCertificate(poolCtx) })
 	}
 	wg.Go(func() { _ = g.limits.Run(poolCtx) })
+	wg.Go(func() { _ = g.cache.Run(poolCtx) })
 	failed := make(chan error, len(listeners))
 	for _, ln := range listeners {
 		ln = g.proxyListener(ln)
@@ -346,6 +354,7 @@ func (g *Gateway) Run(ctx context.Context, listeners ...net.Listener) error {
 	}
 	g.stops.end()
 	g.turns.Close()
+	g.closeCache()
 	stopPool()
 	wg.Wait()
 	g.transport.CloseIdle()

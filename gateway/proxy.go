@@ -77,6 +77,7 @@ type exchange struct {
 	first    time.Duration // from start to the first content; 0 before
 
 	trace *jobs.Trace // of a job's request; nil: it is none
+	know  retrieval   // what it has to do with knowledge
 }
 
 // ServeHTTP implements http.Handler.
@@ -155,9 +156,10 @@ func (x *exchange) serve() {
 		return
 	}
 	defer x.settle()
-	if x.serveLane() {
+	if x.serveLane() || x.serveCached() {
 		return
 	}
+	defer x.indexing()
 	x.unblock()
 	if err := x.takeTurn(); err != nil {
 		x.failErr(err)
@@ -166,6 +168,7 @@ func (x *exchange) serve() {
 	defer x.endTurn()
 	x.g.budget.Request()
 	up, err := x.send()
+	x.wrote(up, err)
 	if err != nil {
 		x.failErr(err)
 		return
@@ -247,6 +250,9 @@ func (x *exchange) commit(status int, header http.Header) {
 	}
 	h["X-Fournines-Zone"] = x.set.zoneHeader
 	h["X-Upstream-Zone"] = []string{x.zone}
+	if x.know.result != "" {
+		h[cacheHeader] = []string{string(x.know.result)}
+	}
 	if x.g.draining.Load() { // on HTTP/2 the server turns it into GOAWAY
 		h["Connection"] = []string{"close"}
 	}
@@ -296,6 +302,7 @@ func (x *exchange) writeBody(p []byte) error {
 	}
 	x.limitWrite()
 	x.meter.take(p)
+	x.know.take(p)
 	n, err := x.w.Write(p)
 	x.sent += int64(n)
 	x.unlimitWrite()

@@ -40,7 +40,7 @@ func validateRateLimits(c *Config, bad func(field, format string, args ...any)) 
 
 // admit asks the rate limits, and returns the refusal.
 func (x *exchange) admit() error {
-	if !x.g.limits.Active() {
+	if !x.g.limits.Active() || x.ctx.Value(internalKey{}) != nil {
 		return nil
 	}
 	q := limit.Request{

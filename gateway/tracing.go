@@ -280,6 +280,9 @@ func (s *requestSpan) end(x *exchange) {
 		attribute.String("fournines.app", x.app.id), attribute.String("fournines.endpoint", x.endpoint),
 		attribute.String("fournines.endpoint.zone", x.zone), attribute.Int("fournines.attempts", x.attempts),
 		attribute.Int("http.response.status_code", x.status), attribute.Int64("http.response.body.size", x.sent))
+	if x.know.result != "" {
+		s.server.SetAttributes(attribute.String("fournines.cache", string(x.know.result)))
+	}
 	if x.status >= 500 {
 		s.server.SetStatus(codes.Error, "")
 	}

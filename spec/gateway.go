@@ -52,6 +52,8 @@ type Gateway struct {
 	// answer, so that a dead or silent instance is noticed and a client that
 	// leaves stops its task.
 	BlockingAsStream bool `yaml:"blockingAsStream"`
+	// Cache answers repeated retrievals from the gateways' memory.
+	Cache GatewayCache `yaml:"cache"`
 	// Jobs is the async lane: a call with "Prefer: respond-async" is answered
 	// with 202 and runs as a job that survives the death of its gateway.
 	Jobs GatewayJobs `yaml:"jobs"`
@@ -131,6 +133,7 @@ func defaultGateway() Gateway {
 
 		FirstContentTimeout:    Duration(2 * minute),
 		SerialiseConversations: true,
+		Cache:                  defaultGatewayCache(),
 		Jobs:                   defaultGatewayJobs(),
 		Apps:                   []GatewayApp{},
 		Overload:               defaultGatewayOverload(),

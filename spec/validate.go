@@ -192,6 +192,7 @@ func (c *checker) gateway() {
 	c.atMost("gateway.ejection.baseTime", g.Ejection.BaseTime, "maxTime", g.Ejection.MaxTime)
 	c.rateLimits()
 	c.gatewayApps()
+	c.gatewayCache()
 	c.gatewayJobs()
 }
 

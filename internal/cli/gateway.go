@@ -83,6 +83,7 @@ the running one, and the port never closes. See docs/gateway.md.`,
 	}
 	cmd.AddCommand(a.keyIDCommand())
 	cmd.AddCommand(a.gatewayAdminCommands()...)
+	cmd.AddCommand(a.gatewayCacheCommand())
 	flags := cmd.Flags()
 	flags.StringVar(&f.config, "config", "", "configuration file (YAML)")
 	flags.StringArrayVar(&f.upstreams, "upstream", nil, "a Dify API instance, [scheme://]host:port[@zone]; repeat for each")
