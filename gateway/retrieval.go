@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -93,8 +94,10 @@ func (x *exchange) question() *cache.Question {
 	if !ok {
 		return nil
 	}
+	// Dify tells a browser whose page may read the answer.
+	place := dataset + " " + strings.Join(x.r.Header["Origin"], " ")
 	return &cache.Question{
-		Key: cache.KeyOf(key, dataset, normal), Dataset: dataset, App: x.app.id, Control: cache.ParseControl(x.r.Header),
+		Key: cache.KeyOf(key, place, normal), Dataset: dataset, App: x.app.id, Control: cache.ParseControl(x.r.Header),
 	}
 }
 

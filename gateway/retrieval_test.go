@@ -151,6 +151,7 @@ func TestRetrievalsAreCached(t *testing.T) {
 	a.retrieve("", setA, "", q)
 	a.retrieve("miss", setA, "key-1", `{"query":"hot","retrieval_model":{"top_k":5}}`)
 	a.retrieve("miss", setB, "key-1", q)
+	a.retrieve("miss", setB, "key-1", q, "Origin", "https://a.example")
 
 	// What is not kept.
 	a.retrieve("miss", setA, "key-1", `{"query":"large"}`)

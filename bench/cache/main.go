@@ -130,7 +130,7 @@ func run(ctx context.Context, args []string) error {
 	s.Rows = append(s.Rows, row)
 	row = result.Row{Metric: "good_per_second_backend_50qps", Better: result.Higher, Ours: one(with.good), Peers: map[string]result.Stat{peerWithout: one(without.good)}}
 	row.Compare()
-	row.Demand(leastThroughput * backendRate)
+	row.Demand(float64(leastThroughput * backendRate))
 	s.Rows = append(s.Rows, row)
 	fmt.Fprintf(&notes, `
 A gateway with default settings but cache.enabled, over loopback, before a backend of %d places that take %v each: %d retrievals a

@@ -18,19 +18,20 @@ import (
 // have at most 250 characters; the rest is the retrieval model.
 const MaxQuestionBytes = 64 << 10
 
-// Key names one question of one API key: the SHA-256 of the whole key, the path
-// and the question in its normal form. It cannot be turned back into them.
+// Key names one question of one API key: the SHA-256 of the whole key, the place
+// that is asked and the question in its normal form. It cannot be turned back into them.
 type Key [sha256.Size]byte
 
 // String is what operators see: the first 16 hexadecimal digits.
 func (k Key) String() string { return hex.EncodeToString(k[:8]) }
 
-// KeyOf names a question. path is the API's, normal the result of Normal.
-func KeyOf(credential, path string, normal []byte) Key {
+// KeyOf names a question. place is the data set with whatever else the answer
+// depends on, normal the result of Normal.
+func KeyOf(credential, place string, normal []byte) Key {
 	buf := make([]byte, 0, 256)
 	buf = append(buf, credential...)
 	buf = append(buf, 0)
-	buf = append(buf, path...)
+	buf = append(buf, place...)
 	buf = append(buf, 0)
 	return sha256.Sum256(append(buf, normal...))
 }
