@@ -34,17 +34,27 @@ func (c *countingConn) ackedBytes() int64 {
 // leave takes the connection out of the runtime's poller: fd becomes a descriptor
 // of our own. Only the owner may call it, when nobody reads or writes.
 func (c *countingConn) leave() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if c.bare {
 		return nil
 	}
-	fd, err := unix.FcntlInt(uintptr(c.fd), unix.F_DUPFD_CLOEXEC, 0)
-	if err != nil {
-		return os.NewSyscallError("fcntl", err)
+	if c.Conn == nil {
+		return net.ErrClosed
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	var own int
+	var failed error
+	// Within Control the descriptor is open and still this connection's, whoever
+	// closes it meanwhile.
+	err := c.raw.Control(func(fd uintptr) { own, failed = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0) })
+	if err == nil {
+		err = os.NewSyscallError("fcntl", failed)
+	}
+	if err != nil {
+		return err
+	}
 	_ = c.Conn.Close() // the other descriptor keeps the connection open
-	c.Conn, c.raw, c.fd, c.bare = nil, nil, fd, true
+	c.Conn, c.raw, c.fd, c.bare = nil, nil, own, true
 	return nil
 }
 
