@@ -6,7 +6,7 @@ TOOLS := $(CURDIR)/.tools
 VERSION := $(shell git describe --always --dirty 2>/dev/null || echo dev)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test setup-lint build up down status test lint check vulncheck licences generate fuzz fuzz-ci setup-bench bench-gateway bench-gateway-micro bench-overload bench-pgproxy bench-pgproxy-micro bench-import bench-cache bench-redis bench-zones drill-gateway soak soak-gateway soak-postgres accuracy-limits soak-splitting clean
+.PHONY: help setup setup-test setup-lint build up down status test lint check vulncheck licences generate fuzz fuzz-ci setup-bench bench-gateway bench-gateway-micro bench-overload bench-pgproxy bench-pgproxy-micro bench-import bench-splitting bench-cache bench-redis bench-zones drill-gateway soak soak-gateway soak-postgres accuracy-limits soak-splitting clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -86,6 +86,10 @@ bench-pgproxy: build ## pgproxy side by side with other proxies (25 min; ARGS=-q
 bench-import: build ## chat reads beside a bulk import, through pgproxy and on a single server (5 min; ARGS=-quick: 1 min)
 	go build -buildvcs=false -o bin/bench-import ./bench/imports
 	bin/bench-import $(ARGS)
+
+bench-splitting: build ## what reads on standbys cost in each mode, with 0 and 30 ms between zones (15 min; ARGS=-quick: 1 min)
+	go build -buildvcs=false -o bin/bench-splitting ./bench/splitting
+	bin/bench-splitting $(ARGS)
 
 bench-pgproxy-micro: ## Go benchmarks of pgproxy: statements through it and direct
 	go test -run '^$$' -bench . -benchmem ./pgproxy/...

@@ -55,6 +55,9 @@ type Options struct {
 	CPUs []int
 	// Settings are added to postgresql.conf of all servers.
 	Settings map[string]string
+	// Replication returns where standbys reach the primary, given its address; nil
+	// is there.
+	Replication func(primary netip.AddrPort) (netip.AddrPort, error)
 }
 
 // Cluster is a primary and its standbys.
@@ -125,13 +128,19 @@ func Start(ctx context.Context, free *rig.Addresses, o Options) (_ *Cluster, err
 	if err := c.exec(ctx, sql...); err != nil {
 		return nil, err
 	}
+	source := primary.Address
+	if o.Replication != nil {
+		if source, err = o.Replication(source); err != nil {
+			return nil, err
+		}
+	}
 	for i := range o.Standbys {
 		s, err := c.newServer(fmt.Sprint("pg", i+1))
 		if err != nil {
 			return nil, err
 		}
 		from := fmt.Sprintf("host=%s port=%d user=%s password=%s application_name=%s",
-			primary.Address.Addr(), primary.Address.Port(), replicator, c.Password, s.Name)
+			source.Addr(), source.Port(), replicator, c.Password, s.Name)
 		if err := c.tool(ctx, "pg_basebackup", "--pgdata", s.data, "--dbname", from, "--checkpoint", "fast",
 			"--wal-method", "stream", "--write-recovery-conf", "--no-sync"); err != nil {
 			return nil, err
@@ -229,9 +238,14 @@ func (c *Cluster) dsn(at netip.AddrPort, user, database string) string {
 	return u.String()
 }
 
+// Admin logs in at the primary as superuser. The caller closes the connection.
+func (c *Cluster) Admin(ctx context.Context) (*pgx.Conn, error) {
+	return pgx.Connect(ctx, c.dsn(c.Primary().Address, superuser, superuser))
+}
+
 // exec runs statements as superuser on the primary.
 func (c *Cluster) exec(ctx context.Context, statements ...string) error {
-	conn, err := pgx.Connect(ctx, c.dsn(c.Primary().Address, superuser, superuser))
+	conn, err := c.Admin(ctx)
 	if err != nil {
 		return err
 	}
@@ -248,7 +262,7 @@ func (c *Cluster) exec(ctx context.Context, statements ...string) error {
 func (c *Cluster) AwaitStandbys(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startLimit)
 	defer cancel()
-	conn, err := pgx.Connect(ctx, c.dsn(c.Primary().Address, superuser, superuser))
+	conn, err := c.Admin(ctx)
 	if err != nil {
 		return err
 	}
