@@ -38,8 +38,28 @@ func (p *Proxy) serve(conn net.Conn) {
 	}
 	s.quiet.L = &s.mu
 	s.ctx, s.cancel = context.WithCancelCause(p.hard)
-	defer s.cancel(nil)
-	defer func() { _ = s.conn.Close() }()
+	s.run(func() error {
+		err := s.login()
+		if err == nil && s.console {
+			return s.relayConsole()
+		} else if err == nil {
+			return s.relay()
+		}
+		return err
+	})
+}
+
+// run lets work handle the client, and says goodbye unless it was parked.
+func (s *session) run(work func() error) {
+	p := s.p
+	parked := false
+	defer func() {
+		if !parked {
+			s.cancel(nil)
+			_ = s.conn.Close()
+			p.clients.Add(-1)
+		}
+	}()
 	defer func() {
 		if r := recover(); r != nil {
 			p.metrics.panics.Add(1)
@@ -47,11 +67,9 @@ func (p *Proxy) serve(conn net.Conn) {
 			s.leave()
 		}
 	}()
-	err := s.login()
-	if err == nil && s.console {
-		err = s.relayConsole()
-	} else if err == nil {
-		err = s.relay()
+	err := work()
+	if parked = errors.Is(err, errParked); parked {
+		return
 	}
 	p.unregister(s)
 	s.leave()
@@ -60,7 +78,7 @@ func (p *Proxy) serve(conn net.Conn) {
 	}
 	ce := toClient(err)
 	if ce.cause != nil {
-		p.log.Info("session ended", "client", conn.RemoteAddr().String(), "user", s.user, "err", err)
+		p.log.Info("session ended", "client", s.conn.RemoteAddr().String(), "user", s.user, "err", err)
 	}
 	p.metrics.error(ce.Code)
 	e := ce.ErrorResponse

@@ -55,6 +55,11 @@ type Proxy struct {
 
 	lastReload atomic.Pointer[reloaded]
 
+	loop     *reactor.Loop // watches over silent clients; nil where there is none
+	parkings atomic.Int64  // how often a session was parked
+	// Of parkIdle: parkings at the last call, and when memory was given back.
+	seen, freed int64
+
 	clients atomic.Int64
 	held    atomic.Int64
 	wg      sync.WaitGroup // sessions, servers and cancel requests
@@ -204,6 +209,15 @@ func (p *Proxy) Run(ctx context.Context, ln net.Listener) error {
 	stopping := newError("FATAL", codeShutdown, "the proxy is shutting down")
 	bg, stopBG := context.WithCancel(base)
 	var bgWG sync.WaitGroup
+	if loop, err := reactor.New(); err == nil {
+		p.loop = loop
+		bgWG.Go(func() {
+			if err := loop.Run(bg); err != nil {
+				p.log.Error("silent clients get their goroutines back", "err", err)
+				p.unparkAll()
+			}
+		})
+	}
 	bgWG.Go(func() { _ = p.tracker.Run(bg) })
 	bgWG.Go(func() { p.followPrimary(bg) })
 	bgWG.Go(func() { p.closeIdle(bg) })
@@ -290,10 +304,7 @@ func (p *Proxy) accept(ctx context.Context, ln net.Listener) error {
 		tune(conn, 60*time.Second)
 		conn = reactor.Direct(conn)
 		p.clients.Add(1)
-		p.wg.Go(func() {
-			defer p.clients.Add(-1)
-			p.serve(conn)
-		})
+		p.wg.Go(func() { p.serve(conn) })
 	}
 }
 
@@ -364,6 +375,7 @@ func (p *Proxy) closeIdle(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
+		p.parkIdle()
 		limit := p.live.Load().cfg.Pool.IdleTimeout
 		if limit == 0 {
 			continue

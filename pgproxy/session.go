@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"fournines/internal/pgwire"
+	"fournines/internal/reactor"
 	"fournines/pgproxy/fence"
 	"fournines/pgproxy/pool"
 	"fournines/pgproxy/route"
@@ -46,6 +47,13 @@ type session struct {
 	stays     func() error  // errBye when the client has left
 	ctx       context.Context
 	cancel    context.CancelCauseFunc
+
+	where     atomic.Uint32 // handling, awaiting or asked
+	turns     atomic.Uint32 // how often it has waited for the client
+	parkTurns uint32        // the same when parkIdle came last; of its goroutine
+	parkMu    sync.Mutex    // last in the lock order
+	parked    bool          // the loop watches, and there is no goroutine
+	watch     reactor.Watch
 
 	upMu sync.Mutex // who handles a client's message holds it
 	wmu  sync.Mutex // who writes to the client holds it
@@ -160,7 +168,7 @@ func (s *session) relay() error {
 	for {
 		var typ byte
 		var size int
-		err := s.awaitInput()
+		park, err := s.awaitMessage()
 		if err == nil {
 			typ, size, err = pgwire.PeekHeader(s.br)
 		}
@@ -171,6 +179,9 @@ func (s *session) relay() error {
 				}
 				if end := s.drained(); end != nil {
 					return end
+				}
+				if park && s.park() {
+					return errParked
 				}
 				continue
 			}
@@ -228,11 +239,18 @@ func (s *session) drain(why *clientError) {
 	}
 }
 
-func (s *session) wake() { _ = s.conn.SetReadDeadline(time.Unix(1, 0)) }
+// wake makes the session look at its state. mu is held.
+func (s *session) wake() {
+	s.wakeReader()
+	s.unpark()
+}
+
+func (s *session) wakeReader() { _ = s.conn.SetReadDeadline(time.Unix(1, 0)) }
 
 // cut ends the session at once.
 func (s *session) cut(why *clientError) {
 	s.cancel(why)
+	s.unpark()
 	if s.wmu.TryLock() {
 		_ = s.conn.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
 		_, _ = s.conn.Write(pgwire.AppendError(nil, &why.ErrorResponse))

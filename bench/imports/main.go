@@ -48,6 +48,7 @@ const (
 	writers  = 4                     // of the import
 	perBatch = 50                    // segments of one transaction
 	direct   = "single server"
+	importer = "importer" // the user of the writers
 )
 
 // schema is a part of Dify's: what a chat reads and what an import writes.
@@ -58,6 +59,7 @@ var schema = []string{
 	`CREATE TABLE segments (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), document int NOT NULL, position int, content text, keywords tsvector)`,
 	`CREATE INDEX ON segments (document, position)`,
 	`CREATE INDEX ON segments USING gin (keywords)`,
+	`GRANT INSERT ON segments TO ` + importer,
 	`ANALYZE messages`,
 }
 
@@ -118,9 +120,9 @@ func measurements(length time.Duration) []rig.Measurement {
 
 // settings fill the template in peers/.
 type settings struct {
-	Listen             netip.AddrPort
-	Servers            []*postgres.Server
-	User, PasswordFile string
+	Listen                       netip.AddrPort
+	Servers                      []*postgres.Server
+	User, Importer, PasswordFile string
 }
 
 // measure starts servers and, for ours, a standby and the proxy; it reads alone
@@ -136,7 +138,7 @@ func measure(ctx context.Context, c *rig.Contender, length time.Duration) (_ *ri
 		return nil, err
 	}
 	var free rig.Addresses
-	options := postgres.Options{Dir: dir, CPUs: cpus}
+	options := postgres.Options{Dir: dir, CPUs: cpus, Users: []string{importer}}
 	if c.Program != "" {
 		options.Standbys = 1
 	}
@@ -160,7 +162,7 @@ func measure(ctx context.Context, c *rig.Contender, length time.Duration) (_ *ri
 		if at, err = free.Free(); err != nil {
 			return nil, err
 		}
-		p, err := c.Start(own, nil, files, settings{Listen: at, Servers: cluster.Servers, User: postgres.User, PasswordFile: cluster.PasswordFile})
+		p, err := c.Start(own, nil, files, settings{Listen: at, Servers: cluster.Servers, User: postgres.User, Importer: importer, PasswordFile: cluster.PasswordFile})
 		if err != nil {
 			return nil, err
 		}
@@ -191,7 +193,7 @@ func measure(ctx context.Context, c *rig.Contender, length time.Duration) (_ *ri
 	began := time.Now()
 	for i := range writers {
 		wg.Go(func() {
-			n, err := write(importing, dsn, i)
+			n, err := write(importing, cluster.DSNFor(importer, at), i)
 			mu.Lock()
 			defer mu.Unlock()
 			rows, failed = rows+n, errors.Join(failed, err)

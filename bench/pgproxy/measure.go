@@ -214,6 +214,9 @@ func (b *bench) usage(p *rig.Process) (usage, error) {
 	return u, err
 }
 
+// silence is how long idle clients are silent before they are measured.
+const silence = 5 * time.Second
+
 // idleMemory measures the memory of clients that have asked once and are silent.
 func (b *bench) idleMemory(ctx context.Context, c *rig.Contender) (*rig.Sample, error) {
 	if !pools(c) {
@@ -233,6 +236,9 @@ func (b *bench) idleMemory(ctx context.Context, c *rig.Contender) (*rig.Sample, 
 		clients, err := b.connect(ctx, at, b.idle)
 		defer clients.close()
 		if err != nil {
+			return nil, err
+		}
+		if err := p.Pause(ctx, silence); err != nil {
 			return nil, err
 		}
 		after, err := p.Memory(ctx)

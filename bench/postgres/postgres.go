@@ -53,6 +53,8 @@ type Options struct {
 	Standbys int
 	// CPUs are the processors of the servers, one for each in turn; nil is any.
 	CPUs []int
+	// Users may log in beside the usual roles.
+	Users []string
 	// Settings are added to postgresql.conf of all servers.
 	Settings map[string]string
 	// Replication returns where standbys reach the primary, given its address; nil
@@ -121,7 +123,7 @@ func Start(ctx context.Context, free *rig.Addresses, o Options) (_ *Cluster, err
 		return nil, err
 	}
 	sql := []string{fmt.Sprintf("CREATE ROLE %s LOGIN REPLICATION PASSWORD '%s'", replicator, c.Password)}
-	for _, name := range []string{User, ProbeUser} {
+	for _, name := range append([]string{User, ProbeUser}, o.Users...) {
 		sql = append(sql, fmt.Sprintf("CREATE ROLE %s LOGIN PASSWORD '%s'", name, c.Password))
 	}
 	sql = append(sql, fmt.Sprintf("CREATE DATABASE %s OWNER %s", User, User))
@@ -242,6 +244,9 @@ func (c *Cluster) dsn(at netip.AddrPort, user, database string) string {
 func (c *Cluster) Admin(ctx context.Context) (*pgx.Conn, error) {
 	return pgx.Connect(ctx, c.dsn(c.Primary().Address, superuser, superuser))
 }
+
+// DSNFor is DSN for one of Options.Users.
+func (c *Cluster) DSNFor(user string, at netip.AddrPort) string { return c.dsn(at, user, User) }
 
 // exec runs statements as superuser on the primary.
 func (c *Cluster) exec(ctx context.Context, statements ...string) error {

@@ -113,5 +113,16 @@ func OnReadable(conn net.Conn, f func(fd uintptr) bool) (ok bool, err error) {
 	return true, d.raw.Read(f)
 }
 
+// Descriptor returns the descriptor of a connection that Direct has made; ok is
+// false for others, and when it is closed. It is good until the connection is
+// closed.
+func Descriptor(conn net.Conn) (fd int, ok bool) {
+	d, ok := conn.(*direct)
+	if !ok || d.raw.Control(func(u uintptr) { fd = int(u) }) != nil {
+		return 0, false
+	}
+	return fd, true
+}
+
 // NetConn returns the connection below, as that of crypto/tls does.
 func (d *direct) NetConn() net.Conn { return d.Conn }
