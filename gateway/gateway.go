@@ -64,7 +64,7 @@ type Gateway struct {
 	jobs      *jobs.Lane           // nil without one
 	limits    *limit.Limiter
 	cache     *cache.Cache
-	watches   watchers
+	watches   *watchers
 	settings  atomic.Pointer[settings]
 
 	admin        admin

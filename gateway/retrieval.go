@@ -57,11 +57,17 @@ type watchers struct {
 	wg     sync.WaitGroup
 }
 
+func newWatchers() *watchers {
+	life, end := context.WithCancel(context.Background())
+	return &watchers{life: life, end: end, count: prometheus.NewGauge(prometheus.GaugeOpts{
+		Namespace: "fournines", Subsystem: "gateway", Name: "cache_indexings_watched",
+		Help: "Indexings of documents whose end is waited for to make the answers of their data set void.",
+	})}
+}
+
 // newCache makes the cache of retrievals, and what watches indexings.
 func (g *Gateway) newCache(cfg cache.Config, reg prometheus.Registerer) (err error) {
-	g.watches.count = prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "fournines", Subsystem: "gateway", Name: "cache_indexings_watched",
-		Help: "Indexings of documents whose end is waited for to make the answers of their data set void."})
-	g.watches.life, g.watches.end = context.WithCancel(context.Background())
+	g.watches = newWatchers()
 	if err := reg.Register(g.watches.count); err != nil {
 		return err
 	}
@@ -290,7 +296,7 @@ func (x *exchange) indexing() {
 
 // watch asks for an indexing as its client would, until it is over.
 func (g *Gateway) watch(dataset, path, host string, header http.Header) {
-	w := &g.watches
+	w := g.watches
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.closed || w.n == maxWatches {
