@@ -59,8 +59,8 @@ generate: ## write the generated pages again
 fuzz: ## run each fuzz target for a minute
 	@scripts/fuzz.sh 60s
 
-fuzz-ci: ## the same for the SSE parser and the classification of requests only
-	@scripts/fuzz.sh 60s ./internal/sse ./gateway/dify
+fuzz-ci: ## the same for the parsers of SSE and RESP and the classification of requests only
+	@scripts/fuzz.sh 60s ./internal/sse ./internal/resp ./gateway/dify
 
 # Side by side with nginx, HAProxy, Envoy, Caddy and Traefik, as far as they are
 # installed (make setup-bench). One row against nginx alone, while working on it:

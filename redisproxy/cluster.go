@@ -27,8 +27,10 @@ type cluster struct {
 	slots   atomic.Pointer[route.Map]
 	table   atomic.Pointer[route.Table]
 	learned atomic.Bool // the table is the server's own
-	trigger chan struct{}
-	silent  bool // no node answered the last look; used by run only
+	// replicas tells which may answer reads; nil when none may.
+	replicas *replicas
+	trigger  chan struct{}
+	silent   bool // no node answered the last look; used by run only
 
 	mu      sync.Mutex
 	changed chan struct{} // closed at the next change of slots
@@ -193,6 +195,9 @@ func (c *cluster) look(ctx context.Context) bool {
 	}
 	if !c.learned.Load() {
 		c.learnTable(ctx, m.Masters[0])
+	}
+	if c.replicas != nil {
+		c.replicas.look(ctx, m)
 	}
 	return m.Missing == 0
 }

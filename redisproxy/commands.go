@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"strconv"
+	"strings"
 	"time"
 
 	"fournines/internal/resp"
@@ -97,7 +98,7 @@ var handlers = map[string]handler{
 }
 
 // refusedCommands holds what cannot keep its meaning behind the proxy, with
-// the reason that the client is told.
+// the reason that the client is told. A container refuses all its subcommands.
 var refusedCommands = map[string]string{
 	"cluster": clusterReason, "readonly": clusterReason, "readwrite": clusterReason, "asking": clusterReason,
 	"replicaof": topologyReason, "slaveof": topologyReason, "failover": topologyReason,
@@ -111,8 +112,17 @@ var refusedCommands = map[string]string{
 	"monitor":    "it would show one node's commands with the names of other databases",
 	"pfdebug":    adminReason,
 	"pfselftest": adminReason,
-	"wait":       "the proxy shares connections, so a node does not know which writes were yours",
+	"wait":       "the proxy shares connections, so a node does not know which writes were yours; writes.replicas makes every write wait",
 	"ssubscribe": shardedReason, "sunsubscribe": shardedReason, "spublish": shardedReason,
+	"pubsub|shardchannels": shardedReason, "pubsub|shardnumsub": shardedReason,
+
+	"acl|cat": accountsReason, "acl|deluser": accountsReason, "acl|dryrun": accountsReason, "acl|genpass": accountsReason,
+	"acl|getuser": accountsReason, "acl|list": accountsReason, "acl|load": accountsReason, "acl|log": accountsReason,
+	"acl|save": accountsReason, "acl|setuser": accountsReason, "acl|users": accountsReason,
+	"client|kill": adminReason, "client|pause": adminReason, "client|unpause": adminReason, "client|unblock": adminReason,
+	"client|tracking": trackingReason, "client|caching": trackingReason, "client|trackinginfo": trackingReason,
+	"config|resetstat": adminReason, "config|rewrite": adminReason, "config|set": adminReason,
+	"function|kill": adminReason, "function|stats": adminReason, "script|kill": adminReason, "script|debug": adminReason,
 }
 
 const (
@@ -120,10 +130,33 @@ const (
 	topologyReason = "replication belongs to the cluster behind the proxy"
 	adminReason    = "administration happens at the nodes themselves"
 	shardedReason  = "sharded pub/sub has no meaning on a standalone Redis; use PUBLISH and SUBSCRIBE"
+	accountsReason = "accounts are in the proxy's configuration"
+	trackingReason = "invalidation messages of several nodes cannot be told apart on shared connections"
+	oneNodeReason  = "it concerns one node, or its meaning on a cluster is unknown"
 )
 
+// refusalOf says why a command is not available, "" when it is. Name is the
+// command's or its container's.
+func refusalOf(name string, info *route.Command) string {
+	if reason, ok := refusedCommands[info.Name]; ok {
+		return reason
+	}
+	if reason, ok := refusedCommands[name]; ok {
+		return reason
+	}
+	if _, special := handlers[name]; special || isHelp(info) {
+		return ""
+	}
+	if !info.HasKeys() || info.Flags&route.Admin != 0 {
+		return oneNodeReason
+	}
+	return ""
+}
+
+func isHelp(info *route.Command) bool { return strings.HasSuffix(info.Name, "|help") }
+
 func refusal(name, reason string) string {
-	return "ERR fournines: " + name + " is not available through the proxy: " + reason
+	return "ERR fournines: " + strings.Replace(name, "|", " ", 1) + " is not available through the proxy: " + reason
 }
 
 // dispatch starts an operation: its answer is in o.local, on its way, or made
@@ -171,13 +204,22 @@ func (s *session) dispatch(o *op) func(*session, *op) {
 	}
 	if o.info.Sub != nil && len(args) > 1 && !special {
 		if _, ok := refusedCommands[o.info.Name]; !ok {
-			o.local = resp.AppendError(o.local, "ERR unknown subcommand '"+string(args[1][:min(len(args[1]), 128)])+"'. Try "+string(bytes.ToUpper(args[0]))+" HELP.")
+			o.local = resp.AppendError(o.local, unknownSubcommand(args))
 			return nil
 		}
 	}
 	if !o.info.ArityOK(len(args)) {
 		o.local = resp.AppendError(o.local, wrongArity(o.info.Name))
 		return nil
+	}
+	// A refused container answers every subcommand, known or not, in one way.
+	if reason := refusalOf(string(name), o.info); reason != "" {
+		s.counts[famRefused]++
+		o.local = resp.AppendError(o.local, refusal(o.info.Name, reason))
+		return nil
+	}
+	if isHelp(o.info) {
+		return relayAnywhere(s, o)
 	}
 	if special {
 		s.counts[h.family]++
@@ -191,19 +233,6 @@ func (s *session) dispatch(o *op) func(*session, *op) {
 			return s.discard(o)
 		}
 		return h.run(s, o)
-	}
-	if reason, ok := refusedCommands[string(name)]; ok {
-		s.counts[famRefused]++
-		o.local = resp.AppendError(o.local, refusal(string(name), reason))
-		return nil
-	}
-	if !o.info.HasKeys() || o.info.Flags&route.Admin != 0 {
-		if bytes.HasSuffix([]byte(o.info.Name), []byte("|help")) {
-			return relayAnywhere(s, o)
-		}
-		s.counts[famRefused]++
-		o.local = resp.AppendError(o.local, refusal(string(name), "it concerns one node, or its meaning on a cluster is unknown"))
-		return nil
 	}
 	return s.relay(o)
 }
@@ -227,17 +256,30 @@ func (s *session) relay(o *op) func(*session, *op) {
 		return nil
 	}
 	s.prepare(o)
-	s.send(o)
+	if !s.sendToReplica(o) {
+		s.send(o)
+	}
 	return nil
 }
 
 // prepare sets what will be sent and how the answer is treated.
 func (s *session) prepare(o *op) {
+	if o.info.Flags&route.ReadOnly == 0 {
+		s.writes(&o.payload)
+	}
 	o.payload.Args, o.payload.Keys, o.payload.Prefix = o.cmd.Args, o.keys, o.db.Prefix
 	if len(o.db.Prefix) == 0 {
 		o.payload.Raw = o.cmd.Raw
 	}
 	o.rewrite = rewriterFor(o)
+}
+
+// writes marks a request that changes data.
+func (s *session) writes(p *upstream.Payload) {
+	p.Write = true
+	if s.p.cluster.replicas != nil {
+		s.wrote = time.Now()
+	}
 }
 
 var (
@@ -327,10 +369,7 @@ func (s *session) relayAskingKeys(o *op) {
 func (s *session) await(o *op) {
 	s.w.Begin()
 	s.send(o)
-	for _, node := range s.kicks {
-		node.Kick(s.version, s.pick)
-	}
-	s.kicks = s.kicks[:0]
+	s.kick()
 	s.w.Wait()
 	s.complete(o, nil)
 	if o.kind == opRemote {

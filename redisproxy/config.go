@@ -20,8 +20,7 @@ type Config struct {
 	Listen string `yaml:"listen"`
 	// AdminListen is the address of /metrics, /livez and /readyz; empty for none.
 	AdminListen string `yaml:"adminListen"`
-	// Zone is where the proxy runs. It is reported, and will prefer replicas of
-	// the zone where reads may go to replicas.
+	// Zone is where the proxy runs; reads from replicas prefer those in it.
 	Zone string `yaml:"zone"`
 	// Nodes are members of the cluster to ask first; the others are discovered.
 	Nodes []topology.Endpoint `yaml:"nodes"`
@@ -38,6 +37,10 @@ type Config struct {
 	Timeouts Timeouts `yaml:"timeouts"`
 	// Limits bound what clients may make the proxy hold.
 	Limits Limits `yaml:"limits"`
+	// Reads says which nodes answer reads.
+	Reads Reads `yaml:"reads"`
+	// Writes says when a write is answered.
+	Writes Writes `yaml:"writes"`
 	// OnLost is what a client gets when the connection to a master breaks after
 	// a command was sent that must not run twice: "close" (default) closes the
 	// client's connection, as a dying Redis would, which every client library
@@ -80,6 +83,34 @@ type TLS struct {
 	// ServerName is expected in the nodes' certificates; empty means the host
 	// of the node's address.
 	ServerName string `yaml:"serverName"`
+}
+
+// Reads says which nodes answer reads.
+type Reads struct {
+	// From is "master" (default) or "replica": then a read of one key may be
+	// answered by a replica, in the proxy's zone where nodes have zones, with a
+	// value that is older than the master's. What a replica does not have is
+	// asked of the master.
+	From string `yaml:"from"`
+	// MaxLag is how long a replica may have heard nothing from its master, 1s to
+	// 10m, default 5s; others are not asked. It is looked at every
+	// timeouts.refresh.
+	MaxLag time.Duration `yaml:"maxLag"`
+	// AfterWrite is how long a client's reads go to the master after it has
+	// written, 0s to 10m, default 1s.
+	AfterWrite time.Duration `yaml:"afterWrite"`
+}
+
+// Writes says when a write is answered.
+type Writes struct {
+	// Replicas is how many replicas must have a write before the client gets its
+	// answer, 0 to 5, default 0. Then a failover loses no write that was
+	// answered. A write that they do not confirm in time ends as onLost says. A
+	// master that has no replica at all answers alone, which is counted.
+	Replicas int `yaml:"replicas"`
+	// Wait is how long replicas may take, 10ms to 1m and at most half of
+	// timeouts.silence, default 1s.
+	Wait time.Duration `yaml:"wait"`
 }
 
 // Timeouts bound waiting.
@@ -129,6 +160,8 @@ type Limits struct {
 func DefaultConfig() Config {
 	return Config{
 		OnLost:             "close",
+		Reads:              Reads{From: "master", MaxLag: 5 * time.Second, AfterWrite: time.Second},
+		Writes:             Writes{Wait: time.Second},
 		ConnectionsPerNode: 2,
 		Timeouts: Timeouts{
 			Hold: 8 * time.Second, Dial: time.Second, Silence: 3 * time.Second, Refresh: 5 * time.Second,
@@ -200,6 +233,10 @@ func (c *Config) Validate() error {
 			bad(field, "want %d to %d, got %d", low, high, got)
 		}
 	}
+	if c.Reads.From != "master" && c.Reads.From != "replica" {
+		bad("reads.from", "want master or replica, got %q", c.Reads.From)
+	}
+	between("writes.replicas", c.Writes.Replicas, 0, 5)
 	between("connectionsPerNode", c.ConnectionsPerNode, 1, 64)
 	between("limits.maxClients", c.Limits.MaxClients, 1, 1000000)
 	between("limits.maxBulkBytes", c.Limits.MaxBulkBytes, 1, 512<<20)
@@ -214,6 +251,12 @@ func (c *Config) Validate() error {
 		if got < low || got > high {
 			bad(field, "want %v to %v, got %v", low, high, got)
 		}
+	}
+	span("reads.maxLag", c.Reads.MaxLag, time.Second, 10*time.Minute)
+	span("reads.afterWrite", c.Reads.AfterWrite, 0, 10*time.Minute)
+	span("writes.wait", c.Writes.Wait, 10*time.Millisecond, time.Minute)
+	if c.Writes.Replicas > 0 && c.Writes.Wait > c.Timeouts.Silence/2 {
+		bad("writes.wait", "want at most half of timeouts.silence (%v), got %v", c.Timeouts.Silence, c.Writes.Wait)
 	}
 	span("timeouts.hold", c.Timeouts.Hold, 100*time.Millisecond, 5*time.Minute)
 	span("timeouts.dial", c.Timeouts.Dial, 10*time.Millisecond, time.Minute)

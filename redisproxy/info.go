@@ -109,16 +109,11 @@ func (s *session) memory() (used, limit int64, policy string) {
 	return used, limit, policy
 }
 
-// config is CONFIG GET for what clients ask; the rest does not exist here.
+// config is CONFIG GET for what clients ask; dispatch refuses the rest.
 func (s *session) config(o *op) {
 	args := o.cmd.Args
 	if o.info.Name != "config|get" {
-		s.counts[famRefused]++
-		if o.info.Name == "config|resetstat" || o.info.Name == "config|set" || o.info.Name == "config|rewrite" {
-			o.local = resp.AppendError(o.local, refusal("config "+strings.ToLower(string(args[1])), adminReason))
-			return
-		}
-		o.local = resp.AppendError(o.local, "ERR unknown subcommand '"+string(args[1])+"'. Try CONFIG HELP.")
+		o.local = resp.AppendError(o.local, unknownSubcommand(args))
 		return
 	}
 	_, limit, policy := int64(0), int64(0), "noeviction"

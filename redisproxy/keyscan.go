@@ -343,17 +343,33 @@ func (s *session) flush1(db *keyspace.DB) error {
 		}
 	}
 	for _, slot := range s.p.cluster.slots.Load().First {
-		err := s.eachKey(slot, func(keys [][]byte) error {
-			for _, k := range keys {
-				p := upstream.Payload{Args: [][]byte{[]byte("UNLINK"), k}}
-				if _, err := s.query(keyspace.Slot(k), &p, true); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
-		if err != nil {
+		if err := s.eachKey(slot, s.unlinkEach); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// unlinkEach deletes keys of database 0, which are in many slots, with one
+// request each and one wait for all.
+func (s *session) unlinkEach(keys [][]byte) error {
+	parts := make([]part, len(keys))
+	s.w.Begin()
+	for i, k := range keys {
+		p := &parts[i]
+		p.slot, p.payload.Args = keyspace.Slot(k), [][]byte{[]byte("UNLINK"), k}
+		s.sendRequest(&p.req, &p.payload, p.slot, &p.addr)
+	}
+	s.kick()
+	s.w.Wait()
+	for i := range parts {
+		p := &parts[i]
+		x := exchange{req: &p.req, payload: &p.payload, slot: p.slot, addr: p.addr, repeat: true}
+		if !s.settle(&x, nil) {
+			return errUnknownResult
+		}
+		if p.req.Reply[0] == resp.Error {
+			return nodeError(p.req.Reply[1 : len(p.req.Reply)-2])
 		}
 	}
 	return nil

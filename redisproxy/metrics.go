@@ -37,6 +37,8 @@ type metrics struct {
 	cut         *prometheus.CounterVec
 	putBack     prometheus.Counter
 	panics      prometheus.Counter
+	unconfirmed *prometheus.CounterVec
+	replicas    *prometheus.CounterVec
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -70,6 +72,8 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		masters:     gauge("masters", "Masters with slots in the proxy's view."),
 		cut:         counterVec("clients_cut_total", "Clients disconnected by the proxy, by reason.", "reason"),
 		putBack:     counter("elements_put_back_total", "Elements popped for a client that had gone and put back."),
+		unconfirmed: counterVec("unconfirmed_writes_total", "Writes that too few replicas confirmed in time: answered because the master had none, or lost.", "result"),
+		replicas:    counterVec("replica_reads_total", "Reads sent to a replica: answered by it, or asked again at the master.", "result"),
 		panics:      counter("panics_total", "Failures of the program confined to one client connection."),
 	}
 	m.holds = prometheus.NewHistogram(prometheus.HistogramOpts{

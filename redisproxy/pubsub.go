@@ -387,7 +387,6 @@ func (s *session) pubsub(o *op) {
 	case "pubsub|numpat":
 		o.local = resp.AppendInt(o.local, int64(s.p.hub.channels(true)))
 	default:
-		s.counts[famRefused]++
-		o.local = resp.AppendError(o.local, refusal("pubsub "+string(args[1]), shardedReason))
+		o.local = resp.AppendError(o.local, unknownSubcommand(args))
 	}
 }

@@ -86,6 +86,14 @@ func New(cfg Config, log *slog.Logger, reg prometheus.Registerer) (*Proxy, error
 		DialTimeout: cfg.Timeouts.Dial, Silence: cfg.Timeouts.Silence,
 		Multiplexed: cfg.ConnectionsPerNode, MaxDedicated: cfg.Limits.MaxBlocked,
 		MaxReply: cfg.Limits.OutputBufferBytes, MaxQueued: cfg.Limits.OutputBufferBytes + cfg.maxRequest(),
+		Confirm: cfg.Writes.Replicas, ConfirmWait: cfg.Writes.Wait,
+		Unconfirmed: func(writes int, alone bool) {
+			if alone {
+				p.m.unconfirmed.WithLabelValues("answered").Add(float64(writes))
+			} else {
+				p.m.unconfirmed.WithLabelValues("lost").Add(float64(writes))
+			}
+		},
 		Opened: func(kind string) { p.m.connections.WithLabelValues(kind).Inc() },
 		Closed: func(kind string) { p.m.connections.WithLabelValues(kind).Dec() },
 	}
@@ -135,6 +143,9 @@ func (p *Proxy) Run(ctx context.Context, ln net.Listener) error {
 	}
 	p.pool = upstream.NewPool(base, up)
 	p.cluster = newCluster(seeds, p.pool, p.cfg.Timeouts.Refresh, p.log, p.m)
+	if p.cfg.Reads.From == "replica" {
+		p.cluster.replicas = newReplicas(p.cluster, &p.cfg)
+	}
 	p.hub = newHub(p)
 	var own sync.WaitGroup
 	own.Go(func() { p.cluster.run(base) })

@@ -254,6 +254,9 @@ func (s *session) complete(o *op, later []*op) {
 		s.completeExec(o)
 		return
 	}
+	if o.replica {
+		s.checkReplica(o)
+	}
 	if o.req.Err == nil && len(o.req.Reply) > 0 && o.req.Reply[0] != resp.Error {
 		if o.rewrite != nil {
 			o.req.Reply = o.rewrite(o, o.req.Reply)

@@ -184,11 +184,8 @@ func (s *session) script(o *op) {
 			}
 			o.local = resp.AppendInt(o.local, n)
 		}
-	case "script|help":
-		s.awaitAnywhere(o)
 	default:
-		s.counts[famRefused]++
-		o.local = resp.AppendError(o.local, refusal("script "+string(args[1]), adminReason))
+		o.local = resp.AppendError(o.local, unknownSubcommand(args))
 	}
 }
 
@@ -196,11 +193,10 @@ func (s *session) function(o *op) {
 	switch o.info.Name {
 	case "function|load", "function|delete", "function|flush", "function|restore":
 		s.broadcast(o)
-	case "function|list", "function|dump", "function|help":
+	case "function|list", "function|dump":
 		s.awaitAnywhere(o)
 	default:
-		s.counts[famRefused]++
-		o.local = resp.AppendError(o.local, refusal("function "+string(o.cmd.Args[1]), adminReason))
+		o.local = resp.AppendError(o.local, unknownSubcommand(o.cmd.Args))
 	}
 }
 

@@ -31,7 +31,8 @@ type session struct {
 	pick    uint64
 	counts  [families]int
 	ops     []*op // stable addresses: nodes write into them
-	kicks   []*upstream.Node
+	kicks   []kick
+	wrote   time.Time // last write, where reads may go to replicas
 	out     []byte
 	closing bool // after the current round
 	lost    bool // an answer is unknown: nothing more may be written
@@ -69,6 +70,13 @@ type op struct {
 	rewrite rewriter
 	split   *split
 	tx      *transaction
+	replica bool // addr is a replica
+}
+
+// kick is a node with requests that have been queued but not written.
+type kick struct {
+	node    *upstream.Node
+	version int
 }
 
 type opKind uint8
@@ -82,6 +90,10 @@ const (
 
 // anySlot marks commands that every master can answer.
 const anySlot = -1
+
+// maxArgs is the number of arguments that Redis accepts too; how much memory
+// they take, MaxRequest bounds.
+const maxArgs = 1 << 20
 
 // strangerLimits hold until a client has authenticated, as in Redis.
 var strangerLimits = resp.Limits{MaxBulk: 16 << 10, MaxArgs: 10, MaxRequest: 64 << 10}
@@ -97,7 +109,7 @@ func newSession(p *Proxy, conn net.Conn, id uint64) *session {
 func (s *session) authenticated(user string) {
 	s.authed, s.user = true, user
 	l := &s.p.cfg.Limits
-	s.rd.SetLimits(resp.Limits{MaxBulk: l.MaxBulkBytes, MaxArgs: 4*l.MaxKeysPerCommand + 64, MaxRequest: s.p.cfg.maxRequest()})
+	s.rd.SetLimits(resp.Limits{MaxBulk: l.MaxBulkBytes, MaxArgs: maxArgs, MaxRequest: s.p.cfg.maxRequest()})
 }
 
 func (s *session) cleanUp() {
@@ -205,22 +217,20 @@ func (o *op) reset(db *keyspace.DB) {
 	o.info, o.keys, o.slot, o.db, o.kind = nil, o.keys[:0], anySlot, db, opLocal
 	o.payload = upstream.Payload{}
 	o.local = o.local[:0]
-	o.addr, o.rewrite, o.split, o.tx = "", nil, nil, nil
+	o.addr, o.rewrite, o.split, o.tx, o.replica = "", nil, nil, nil, false
 	o.req.Replies, o.req.All, o.req.Err = 0, false, nil
 }
 
 // What a session keeps allocated between rounds.
 const (
 	keepReply = 16 << 10
+	keepArgs  = 1 << 10
 	keepOps   = 64
 )
 
 // finish waits for the first n operations and writes their answers.
 func (s *session) finish(n int) bool {
-	for _, node := range s.kicks {
-		node.Kick(s.version, s.pick)
-	}
-	s.kicks = s.kicks[:0]
+	s.kick()
 	s.w.Wait()
 	s.out = s.out[:0]
 	for i := range n {
@@ -234,6 +244,9 @@ func (s *session) finish(n int) bool {
 		}
 		if cap(o.local) > keepReply {
 			o.local = nil
+		}
+		if cap(o.cmd.Args) > keepArgs {
+			o.cmd.Args, o.keys = nil, nil
 		}
 	}
 	for f, c := range s.counts {
@@ -294,14 +307,26 @@ func (s *session) sendRequest(r *upstream.Request, p *upstream.Payload, slot int
 		r.Reply = r.Reply[:0]
 		return
 	}
-	node := s.p.pool.Node(*addr)
-	node.Send(s.version, s.pick, s.w, r, p)
-	for _, k := range s.kicks {
-		if k == node {
+	s.queueAt(*addr, s.version, r, p)
+}
+
+// queueAt queues a request at a node; kick has it written.
+func (s *session) queueAt(addr string, version int, r *upstream.Request, p *upstream.Payload) {
+	k := kick{s.p.pool.Node(addr), version}
+	k.node.Send(version, s.pick, s.w, r, p)
+	for _, other := range s.kicks {
+		if other == k {
 			return
 		}
 	}
-	s.kicks = append(s.kicks, node)
+	s.kicks = append(s.kicks, k)
+}
+
+func (s *session) kick() {
+	for _, k := range s.kicks {
+		k.node.Kick(k.version, s.pick)
+	}
+	s.kicks = s.kicks[:0]
 }
 
 func isTooManyFiles(err error) bool {

@@ -5,6 +5,7 @@ import (
 
 	"fournines/internal/resp"
 	"fournines/redisproxy/keyspace"
+	"fournines/redisproxy/route"
 	"fournines/redisproxy/upstream"
 )
 
@@ -25,20 +26,22 @@ type part struct {
 	addr    string
 }
 
+// splittable are the commands whose answers for single keys can be joined.
+var splittable = map[string]bool{"mget": true, "mset": true, "del": true, "unlink": true, "exists": true, "touch": true}
+
 // trySplit sends the parts of a command over several slots. It reports false
 // for commands that cannot be split.
 func (s *session) trySplit(o *op) bool {
+	if !splittable[o.info.Name] {
+		return false
+	}
 	sp := &split{step: 1}
-	switch o.info.Name {
-	case "mget", "del", "unlink", "exists", "touch":
-	case "mset":
+	if o.info.Name == "mset" {
 		sp.step = 2
 		if len(o.cmd.Args)%2 != 1 {
 			o.local = resp.AppendError(o.local, wrongArity("mset"))
 			return true
 		}
-	default:
-		return false
 	}
 	bySlot := make(map[int]int32)
 	sp.place = make([][2]int32, 0, len(o.keys))
@@ -57,6 +60,9 @@ func (s *session) trySplit(o *op) bool {
 	o.split, o.kind = sp, opSplit
 	for _, p := range sp.parts {
 		p.payload.Args = p.args
+		if o.info.Flags&route.ReadOnly == 0 {
+			s.writes(&p.payload)
+		}
 		s.sendRequest(&p.req, &p.payload, p.slot, &p.addr)
 	}
 	return true

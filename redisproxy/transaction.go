@@ -66,8 +66,12 @@ func (s *session) queue(o *op) {
 		abort(wrongArity(o.info.Name))
 		return
 	}
-	if reason, ok := refusedCommands[o.info.Name]; ok {
-		abort(refusal(name, reason))
+	if reason := refusalOf(name, o.info); reason != "" {
+		abort(refusal(o.info.Name, reason))
+		return
+	}
+	if o.info.Sub != nil {
+		abort(unknownSubcommand(o.cmd.Args))
 		return
 	}
 	if h, ok := handlers[name]; ok && !h.inMulti {
@@ -123,6 +127,7 @@ func (s *session) exec(o *op) func(*session, *op) {
 	}
 	o.tx, o.slot, o.db = tx, tx.slot, tx.db
 	o.payload.Raw = tx.wire()
+	s.writes(&o.payload)
 	o.req.Replies, o.req.All = tx.replies(), true
 	if s.watch != nil {
 		return (*session).execWatched
@@ -242,6 +247,9 @@ func (s *session) execWatched(o *op) {
 		return
 	}
 	raw, err := w.conn.Do(o.payload.Raw, nil, o.req.Replies, 0)
+	if err == nil && !isNone(raw) && raw[0] != resp.Error {
+		err = w.conn.Confirm()
+	}
 	if err != nil {
 		w.conn.Close()
 		if errors.Is(err, upstream.ErrNotSent) {
@@ -343,6 +351,10 @@ func unknownCommand(args [][]byte) string {
 		msg += fmt.Sprintf("'%s' ", a[:min(len(a), 128)])
 	}
 	return msg
+}
+
+func unknownSubcommand(args [][]byte) string {
+	return "ERR unknown subcommand '" + string(args[1][:min(len(args[1]), 128)]) + "'. Try " + string(bytes.ToUpper(args[0])) + " HELP."
 }
 
 func wrongArity(name string) string {

@@ -144,6 +144,15 @@ func (m *Metrics) Register(c prometheus.Collector) error {
 	return m.Registerer.Register(c)
 }
 
+// MustRegister implements prometheus.Registerer.
+func (m *Metrics) MustRegister(all ...prometheus.Collector) {
+	for _, c := range all {
+		if err := m.Register(c); err != nil {
+			panic(err)
+		}
+	}
+}
+
 // Check reports the metrics that a page does not name, with prefix or without.
 func (m *Metrics) Check(tb testing.TB, page, prefix string) {
 	tb.Helper()

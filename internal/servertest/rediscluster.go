@@ -3,6 +3,8 @@ package servertest
 import (
 	"context"
 	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/hex"
 	"fmt"
 	mathrand "math/rand/v2"
@@ -54,8 +56,12 @@ type RedisCluster struct {
 	// Nodes 0..2 start as masters, node i+3 as the replica of node i.
 	Nodes []*RedisNode
 
+	// CAFile verifies the nodes' certificates; empty without TLS.
+	CAFile string
+
 	dir       string
 	passwords map[string]string
+	tls       *tls.Config
 }
 
 // NewRedisCluster starts six redis-server processes on loopback addresses,
@@ -64,6 +70,18 @@ type RedisCluster struct {
 // stopped when the test ends. Accounts: admin, replica, dify, monitor,
 // redisproxy, gateway; the default user is off.
 func NewRedisCluster(tb testing.TB) *RedisCluster {
+	tb.Helper()
+	return newRedisCluster(tb, false)
+}
+
+// NewRedisClusterTLS is NewRedisCluster with TLS on every connection, those
+// between the nodes too.
+func NewRedisClusterTLS(tb testing.TB) *RedisCluster {
+	tb.Helper()
+	return newRedisCluster(tb, true)
+}
+
+func newRedisCluster(tb testing.TB, secure bool) *RedisCluster {
 	tb.Helper()
 	redisBinary(tb)
 	c := &RedisCluster{dir: tb.TempDir(), passwords: make(map[string]string)}
@@ -78,6 +96,18 @@ func NewRedisCluster(tb testing.TB) *RedisCluster {
 		}
 	}
 	hosts := redisHosts(tb, 6)
+	extra := ""
+	if secure {
+		cert, key := Certificate(tb, c.dir, hosts...)
+		extra = fmt.Sprintf("port 0\ntls-port 6379\ntls-cert-file %s\ntls-key-file %s\ntls-ca-cert-file %s\ntls-auth-clients no\ntls-replication yes\ntls-cluster yes\n", cert, key, cert)
+		pool := x509.NewCertPool()
+		pem, err := os.ReadFile(cert)
+		if err != nil {
+			tb.Fatal(err)
+		}
+		pool.AppendCertsFromPEM(pem)
+		c.CAFile, c.tls = cert, &tls.Config{RootCAs: pool}
+	}
 	for _, host := range hosts {
 		dir := filepath.Join(c.dir, host)
 		if err := os.Mkdir(dir, 0o700); err != nil {
@@ -100,7 +130,7 @@ cluster-require-full-coverage no
 cluster-replica-validity-factor 0
 repl-diskless-sync-delay 0
 repl-ping-replica-period 1
-`, aclFile, c.passwords["replica"], host, host, redisNodeTimeout.Milliseconds())
+`, aclFile, c.passwords["replica"], host, host, redisNodeTimeout.Milliseconds()) + extra
 		if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
 			tb.Fatal(err)
 		}
@@ -140,7 +170,7 @@ func (c *RedisCluster) NodeClient(tb testing.TB, addr string) *redis.Client {
 	tb.Helper()
 	cl := redis.NewClient(&redis.Options{
 		Addr: addr, Username: "admin", Password: c.passwords["admin"],
-		Protocol: 2, MaxRetries: -1, DialTimeout: time.Second, DisableIdentity: true, PoolSize: 2,
+		Protocol: 2, MaxRetries: -1, DialTimeout: time.Second, DisableIdentity: true, PoolSize: 2, TLSConfig: c.tls,
 	})
 	tb.Cleanup(func() { _ = cl.Close() })
 	return cl
@@ -155,7 +185,7 @@ func (c *RedisCluster) Owner(tb testing.TB, slot int) int {
 			continue
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-		cl := redis.NewClient(&redis.Options{Addr: c.Nodes[i].Addr, Username: "admin", Password: c.passwords["admin"], Protocol: 2, MaxRetries: -1, DisableIdentity: true})
+		cl := redis.NewClient(&redis.Options{Addr: c.Nodes[i].Addr, Username: "admin", Password: c.passwords["admin"], Protocol: 2, MaxRetries: -1, DisableIdentity: true, TLSConfig: c.tls})
 		slots, err := cl.ClusterSlots(ctx).Result() //nolint:staticcheck // one flat list of ranges is what this needs; shards would have to be taken apart
 		_ = cl.Close()
 		cancel()

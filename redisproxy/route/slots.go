@@ -37,6 +37,8 @@ type Map struct {
 	First []int
 	// Missing counts the slots that nobody serves.
 	Missing int
+	// Replicas holds the living replicas of each master, by the master's address.
+	Replicas map[string][]string
 
 	owner [keyspace.Slots]int16 // index into Masters, or -1
 }
@@ -174,6 +176,12 @@ func Merge(views ...[]Node) *Map {
 		m.Nodes = append(m.Nodes, n)
 	}
 	sort.Slice(m.Nodes, func(i, j int) bool { return m.Nodes[i].Addr < m.Nodes[j].Addr })
+	m.Replicas = make(map[string][]string)
+	for _, n := range m.Nodes {
+		if master, ok := best[n.MasterID]; ok && !n.Master && !n.Failed {
+			m.Replicas[master.Addr] = append(m.Replicas[master.Addr], n.Addr)
+		}
+	}
 	index := make(map[string]int16)
 	for s, addr := range owner {
 		if addr == "" {

@@ -69,6 +69,12 @@ type Command struct {
 // HasKeys tells whether the command can have keys.
 func (c *Command) HasKeys() bool { return len(c.Specs) > 0 || c.AskServer }
 
+// Container is the name without a subcommand.
+func (c *Command) Container() string {
+	name, _, _ := strings.Cut(c.Name, "|")
+	return name
+}
+
 // ArityOK checks the number of arguments, the name included.
 func (c *Command) ArityOK(n int) bool {
 	return c.Arity >= 0 && n == c.Arity || c.Arity < 0 && n >= -c.Arity
@@ -117,6 +123,18 @@ func (t *Table) add(c *Command) {
 
 // Len is the number of commands, subcommands not counted.
 func (t *Table) Len() int { return len(t.commands) }
+
+// All returns every command and subcommand, in no order.
+func (t *Table) All() []*Command {
+	var all []*Command
+	for _, c := range t.commands {
+		all = append(all, c)
+		for _, sub := range c.Sub {
+			all = append(all, sub)
+		}
+	}
+	return all
+}
 
 // Lookup finds the command that args call: the subcommand where there is one,
 // the container when its subcommand is unknown, nil when there is none.
@@ -254,11 +272,8 @@ func equalFold(b []byte, upper string) bool {
 // Builtin reads.
 func (t *Table) String() string {
 	var lines []string
-	for _, c := range t.commands {
+	for _, c := range t.All() {
 		lines = append(lines, c.line())
-		for _, s := range c.Sub {
-			lines = append(lines, s.line())
-		}
 	}
 	sort.Strings(lines)
 	return strings.Join(lines, "\n") + "\n"

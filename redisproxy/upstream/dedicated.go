@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -195,6 +196,34 @@ func (d *Dedicated) do(out, dst []byte, replies int) ([]byte, error) {
 		}
 	}
 	return dst, nil
+}
+
+// Confirm waits until the replicas have what was written on the connection, as
+// Config.Confirm asks. An error wraps ErrLost.
+func (d *Dedicated) Confirm() error {
+	cfg := &d.Node.pool.cfg
+	if cfg.Confirm == 0 {
+		return nil
+	}
+	raw, err := d.Do(resp.AppendCommandStrings(nil, "WAIT", strconv.Itoa(cfg.Confirm), strconv.FormatInt(cfg.ConfirmWait.Milliseconds(), 10)),
+		nil, 1, cfg.ConfirmWait+cfg.Silence)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrLost, err)
+	}
+	v, _, err := resp.Parse(raw)
+	if n, ok := v.Int(); err == nil && v.Kind != resp.Error && ok && n >= int64(cfg.Confirm) {
+		return nil
+	}
+	alone := false
+	if v.Kind != resp.Error {
+		raw, err = d.Do(resp.AppendCommandStrings(nil, "INFO", "replication"), nil, 1, cfg.Silence)
+		alone = err == nil && isAlone(raw)
+	}
+	cfg.Unconfirmed(1, alone)
+	if alone {
+		return nil
+	}
+	return fmt.Errorf("%w: %w", ErrLost, errUnconfirmed)
 }
 
 // Write sends bytes whose replies Read returns.

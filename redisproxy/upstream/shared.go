@@ -1,11 +1,14 @@
 package upstream
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"net"
 	"runtime"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -35,8 +38,14 @@ type shared struct {
 	seq    uint64     // number of the newest request queued
 	sent   uint64     // number of the newest request handed to the socket
 	open   int        // requests queued but not answered
+	dirty  bool       // out has writes that replicas must confirm
+	alone  bool       // the master had no replica when it was asked last
 	ended  bool
 	reason error
+
+	// held are writes that are answered but not confirmed; the reader's alone
+	// until it has ended.
+	held []*Request
 }
 
 func newShared(n *Node, version int) *shared {
@@ -57,6 +66,8 @@ func (c *shared) enqueue(r *Request, p *Payload) bool {
 		return true
 	}
 	c.out = p.Append(c.out)
+	r.write, r.barrier = p.Write && c.node.pool.cfg.Confirm > 0, noBarrier
+	c.dirty = c.dirty || r.write
 	r.left = max(1, r.Replies)
 	if p.Asking {
 		r.left++
@@ -98,6 +109,10 @@ func (c *shared) fail(err error) {
 	sent := c.sent
 	c.mu.Unlock()
 	for _, r := range rest {
+		if r.barrier != noBarrier {
+			release(r.held, false)
+			continue
+		}
 		if r.seq > sent {
 			r.finish(fmt.Errorf("%w: %w", ErrNotSent, err))
 		} else {
@@ -182,6 +197,15 @@ func (c *shared) write(conn net.Conn) error {
 		// write then carries them all. Alone, this returns at once.
 		runtime.Gosched()
 		c.mu.Lock()
+		if c.dirty {
+			// One WAIT confirms all writes that leave together.
+			c.dirty = false
+			kind := askWait
+			if c.alone {
+				kind = askAlone
+			}
+			c.question(kind, nil)
+		}
 		buf, c.out = c.out, buf[:0]
 		c.sent = c.seq
 		c.mu.Unlock()
@@ -212,6 +236,7 @@ func (c *shared) read(rd *resp.ReplyReader) error {
 			batch, c.queue = c.queue, nil
 			c.mu.Unlock()
 			if len(batch) == 0 {
+				c.giveBack(nil)
 				return resp.ProtocolError("reply without a request")
 			}
 		}
@@ -228,13 +253,21 @@ func (c *shared) read(rd *resp.ReplyReader) error {
 				c.giveBack(batch)
 				return fmt.Errorf("read: %w", err)
 			}
-			if r.left--; r.left == 0 {
+			if r.left--; r.left == 0 && r.barrier != noBarrier {
+				batch = batch[1:]
+				answered++
+				c.decide(r, err)
+			} else if r.left == 0 {
 				if r.waiter.Budget.Add(-int64(len(r.Reply))) < 0 {
 					r.Reply, err = nil, resp.ErrReplyTooLarge
 				}
 				batch = batch[1:]
 				answered++
-				r.finish(err)
+				if r.write && err == nil && r.Reply[0] != resp.Error {
+					c.held = append(c.held, r)
+				} else {
+					r.finish(err)
+				}
 			}
 			if rd.Buffered() == 0 {
 				break
@@ -250,11 +283,95 @@ func (c *shared) count(answered int) {
 	c.mu.Unlock()
 }
 
-// giveBack puts unanswered requests before those queued later, for fail.
+// giveBack puts requests that have not ended before those queued later, for
+// fail.
 func (c *shared) giveBack(batch []*Request) {
 	c.mu.Lock()
-	c.queue = append(append([]*Request(nil), batch...), c.queue...)
+	c.queue = slices.Concat(c.held, batch, c.queue)
 	c.mu.Unlock()
+	c.held = nil
+}
+
+// question queues a request of the connection's own. The caller holds c.mu.
+func (c *shared) question(kind barrier, held []*Request) {
+	c.seq++
+	if kind == askWait {
+		cfg := &c.node.pool.cfg
+		c.out = resp.AppendCommandStrings(c.out, "WAIT", strconv.Itoa(cfg.Confirm), strconv.FormatInt(cfg.ConfirmWait.Milliseconds(), 10))
+	} else {
+		c.out = resp.AppendCommandStrings(c.out, "INFO", "replication")
+	}
+	c.queue = append(c.queue, &Request{seq: c.seq, left: 1, barrier: kind, held: held})
+	if c.open == 0 {
+		c.progress.Store(c.now())
+	}
+	c.open++
+}
+
+// decide ends the writes that a question was about: those it holds, else all
+// that have been answered and not decided.
+func (c *shared) decide(r *Request, err error) {
+	cfg := &c.node.pool.cfg
+	v, _, perr := resp.Parse(r.Reply)
+	ok := err == nil && perr == nil && v.Kind != resp.Error
+	held := r.held
+	if held == nil {
+		held, c.held = c.held, nil
+	}
+	if len(held) == 0 {
+		return
+	}
+	n, isInt := v.Int()
+	switch {
+	case !ok:
+		release(held, false)
+	case r.barrier == askWait && isInt && n >= int64(cfg.Confirm):
+		release(held, true)
+	case r.barrier == askWait:
+		// Too few. A master that has no replica at all goes on alone: refusing all
+		// writes because a replica died would turn one fault into an outage.
+		c.ask(askReplica, held)
+	case isAlone(r.Reply):
+		c.setAlone(true)
+		cfg.Unconfirmed(len(held), true)
+		release(held, true)
+	case r.barrier == askAlone:
+		c.setAlone(false)
+		c.ask(askWait, held)
+	default:
+		cfg.Unconfirmed(len(held), false)
+		release(held, false)
+	}
+}
+
+func (c *shared) ask(kind barrier, held []*Request) {
+	c.mu.Lock()
+	c.question(kind, held)
+	c.mu.Unlock()
+	c.wake()
+}
+
+func (c *shared) setAlone(alone bool) {
+	c.mu.Lock()
+	c.alone = alone
+	c.mu.Unlock()
+}
+
+// isAlone reads INFO replication: a master without a replica that follows it.
+func isAlone(info []byte) bool {
+	return bytes.Contains(info, []byte("role:master")) && !bytes.Contains(info, []byte("state=online"))
+}
+
+// release ends answered writes: as they were answered, or as lost, because a
+// failover now would lose them.
+func release(held []*Request, ok bool) {
+	for _, r := range held {
+		if ok {
+			r.finish(nil)
+		} else {
+			r.finish(fmt.Errorf("%w: %w", ErrLost, errUnconfirmed))
+		}
+	}
 }
 
 // watch gives a silent node up, and asks an idle one for a sign of life.

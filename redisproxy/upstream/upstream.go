@@ -36,12 +36,24 @@ type Config struct {
 	MaxReply int
 	// MaxQueued bounds the bytes that wait to be written to one connection.
 	MaxQueued int
+	// Confirm is how many replicas must have a write before it is answered, 0
+	// for none, and ConfirmWait how long they may take. A write that they have
+	// not confirmed ends with ErrLost, except while the master has no replica.
+	Confirm     int
+	ConfirmWait time.Duration
 
 	// Opened and Closed, when set, are told of each connection ("shared" or "dedicated").
 	Opened, Closed func(kind string)
 	// Lost, when set, is told when an established connection broke.
 	Lost func(addr string, err error)
+	// Unconfirmed, when set, is told of writes that no replica confirmed: alone
+	// when there was none, so that they were answered nevertheless.
+	Unconfirmed func(writes int, alone bool)
 }
+
+// Replica is added to a protocol version to ask for connections on which a
+// replica answers reads itself instead of naming its master.
+const Replica = 4
 
 // Errors of requests. Only this package knows whether bytes have left.
 var (
@@ -55,6 +67,8 @@ var (
 
 	errClosed  = errors.New("closed")
 	errSilence = errors.New("no sign of life")
+
+	errUnconfirmed = errors.New("no replica has confirmed the write")
 )
 
 // Payload is what to send: either Raw as it is, or Args with Prefix put before
@@ -66,6 +80,8 @@ type Payload struct {
 	Prefix []byte
 	// Asking sends ASKING first; its reply is dropped.
 	Asking bool
+	// Write says that replicas must confirm it, where that is configured.
+	Write bool
 }
 
 // Append appends the bytes to send.
@@ -132,7 +148,22 @@ type Request struct {
 	waiter *Waiter
 	seq    uint64
 	left   int
+	write  bool
+	// barrier marks requests of the connection's own, about writes before them.
+	barrier barrier
+	// held are the answered writes that the barrier decides about.
+	held []*Request
 }
+
+// barrier is what a request of the connection's own asks.
+type barrier uint8
+
+const (
+	noBarrier  barrier = iota
+	askWait            // WAIT: how many replicas have everything before
+	askReplica         // INFO replication, after too few: is there a replica at all
+	askAlone           // the same before WAIT: is there still none
+)
 
 func (r *Request) finish(err error) {
 	r.Err = err
@@ -190,6 +221,9 @@ func NewPool(ctx context.Context, cfg Config) *Pool {
 	if cfg.Lost == nil {
 		cfg.Lost = func(string, error) {}
 	}
+	if cfg.Unconfirmed == nil {
+		cfg.Unconfirmed = func(int, bool) {}
+	}
 	return &Pool{cfg: cfg, ctx: ctx, nodes: make(map[string]*Node)}
 }
 
@@ -203,8 +237,9 @@ func (p *Pool) Node(addr string) *Node {
 	n := p.nodes[addr]
 	if n == nil {
 		n = &Node{Addr: addr, pool: p, dedicated: make(map[*Dedicated]struct{})}
-		n.shared[0] = make([]*shared, p.cfg.Multiplexed)
-		n.shared[1] = make([]*shared, p.cfg.Multiplexed)
+		for i := range n.shared {
+			n.shared[i] = make([]*shared, p.cfg.Multiplexed)
+		}
 		p.nodes[addr] = n
 	}
 	return n
@@ -234,7 +269,7 @@ type Node struct {
 	pool *Pool
 
 	mu        sync.Mutex
-	shared    [2][]*shared // by protocol version 2, 3
+	shared    [4][]*shared // by protocol version 2, 3, then the same with Replica
 	failed    time.Time    // last failed dial
 	failure   error
 	idle      []*Dedicated
@@ -265,13 +300,25 @@ func (n *Node) ServerVersion() string {
 // redialPause is how long a node is not dialled again after a refused connection.
 const redialPause = 50 * time.Millisecond
 
+// list holds the shared connections of a protocol version.
+func (n *Node) list(version int) []*shared {
+	i := 0
+	if protocol(version) >= 3 {
+		i = 1
+	}
+	if version&Replica != 0 {
+		i += 2
+	}
+	return n.shared[i]
+}
+
+// protocol is the version without Replica.
+func protocol(version int) int { return version &^ Replica }
+
 // connection returns the shared connection number pick of a protocol version,
 // opening it when needed.
 func (n *Node) connection(version int, pick uint64) (*shared, error) {
-	list := n.shared[0]
-	if version >= 3 {
-		list = n.shared[1]
-	}
+	list := n.list(version)
 	i := pick % uint64(len(list))
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -342,10 +389,7 @@ func (n *Node) forget(c *shared) {
 
 // Kick writes what was queued by Send with the same version and pick.
 func (n *Node) Kick(version int, pick uint64) {
-	list := n.shared[0]
-	if version >= 3 {
-		list = n.shared[1]
-	}
+	list := n.list(version)
 	n.mu.Lock()
 	c := list[pick%uint64(len(list))]
 	n.mu.Unlock()
@@ -431,8 +475,11 @@ func (n *Node) dial(ctx context.Context, version int) (net.Conn, *resp.ReplyRead
 			hello = append(hello, []string{"AUTH", cfg.Password})
 		}
 	}
-	if version >= 3 {
+	if protocol(version) >= 3 {
 		hello = append(hello, []string{"HELLO", "3"})
+	}
+	if version&Replica != 0 {
+		hello = append(hello, []string{"READONLY"})
 	}
 	hello = append(hello, []string{"CLIENT", "SETNAME", "fournines-redisproxy"})
 	var out []byte
