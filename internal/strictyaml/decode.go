@@ -258,7 +258,7 @@ func (d *decoder) structure(path string, n *yaml.Node, out reflect.Value, depth 
 // very name further down, or any.
 func suggestField(name string, fields map[string]reflect.Value) string {
 	names := slices.Sorted(maps.Keys(fields))
-	if nearest(name, names) == "" {
+	if Nearest(name, names) == "" {
 		for _, section := range names {
 			inner := map[string]reflect.Value{}
 			if fields[section].Kind() == reflect.Struct {

@@ -10,7 +10,7 @@ const maxListed = 16
 
 // suggest says which of the valid names was meant, or which there are.
 func suggest(name string, valid []string) string {
-	if best := nearest(name, valid); best != "" {
+	if best := Nearest(name, valid); best != "" {
 		return `did you mean "` + best + `"?`
 	}
 	if len(valid) == 0 || len(valid) > maxListed {
@@ -23,9 +23,9 @@ func suggest(name string, valid []string) string {
 // wrong word when a valid one is close, else the list of valid words.
 func Suggest(word string, valid []string) string { return suggest(word, valid) }
 
-// nearest returns the valid name closest to name, or "" when none is close
+// Nearest returns the valid name closest to name, or "" when none is close
 // enough to be what was meant: about a third of the letters may be wrong.
-func nearest(name string, valid []string) string {
+func Nearest(name string, valid []string) string {
 	const longest = 64
 	if len(name) > longest {
 		return ""

@@ -395,8 +395,8 @@ func TestNearest(t *testing.T) {
 		"rdeis": "redis", "max_body": "maxBody", "maxbodysize": "maxBody", "mix": "max", "milvus": "", "": "",
 		strings.Repeat("x", 1000): "",
 	} {
-		if got := nearest(name, valid); got != want {
-			t.Errorf("nearest(%q) = %q, want %q", name, got, want)
+		if got := Nearest(name, valid); got != want {
+			t.Errorf("Nearest(%q) = %q, want %q", name, got, want)
 		}
 	}
 }
