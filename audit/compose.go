@@ -69,6 +69,18 @@ func (c *composeFile) fromVariable(n node) bool {
 
 func (c *composeFile) services() []node { return c.root.get("services").pairs() }
 
+// active reports whether docker compose starts a service: it has no profile, or
+// COMPOSE_PROFILES names one of them.
+func (c *composeFile) active(service node) bool {
+	profiles := service.get("profiles").texts()
+	for p := range strings.SplitSeq(c.env["COMPOSE_PROFILES"], ",") {
+		if p == "*" || p != "" && contains(profiles, strings.TrimSpace(p)) {
+			return true
+		}
+	}
+	return len(profiles) == 0
+}
+
 // units are the services as containers.
 func (c *composeFile) units() []*unit {
 	var out []*unit
@@ -102,7 +114,10 @@ func (c *composeFile) units() []*unit {
 			name, value, _ := strings.Cut(i.text(), "=")
 			u.env[name] = envVar{value: value, node: i, literal: !c.fromVariable(i)}
 		}
-		u.setRole()
+		// What a profile leaves out does not run.
+		if c.active(s) {
+			u.setRole()
+		}
 		out = append(out, u)
 	}
 	return out

@@ -12,9 +12,10 @@ import (
 // WriteTable writes a report for a person.
 func WriteTable(w io.Writer, r *Report, showSuppressed bool) error {
 	out := bufio.NewWriter(w)
-	for i, f := range r.Findings {
-		// One rule in one file is explained once.
-		first := i == 0 || r.Findings[i-1].Rule.ID != f.Rule.ID
+	explained := map[string]bool{}
+	for _, f := range r.Findings {
+		first := !explained[f.Rule.ID]
+		explained[f.Rule.ID] = true
 		fmt.Fprintf(out, "%-8s  %s  %s\n", strings.ToUpper(f.Rule.Severity.String()), f.Rule.ID, f.Rule.Title)
 		fmt.Fprintf(out, "          at    %s\n", f.Place)
 		fmt.Fprintf(out, "          found %s\n", f.Message)
