@@ -37,7 +37,7 @@ func (p *Proxy) acquire(s *session) (*server, error) {
 			}
 		}
 		if !dial {
-			if srv.stale() {
+			if srv.stale() || s.replaying && srv.began.Before(s.lostAt) { // it went with the other one, or is about to
 				srv.close()
 				s.pool.Remove(srv)
 				continue

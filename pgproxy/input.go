@@ -62,13 +62,13 @@ func (s *session) fill(fd uintptr) bool {
 		s.dropBuffer(br)
 		return false
 	}
-	s.br, s.src, s.inputErr = br, br, err
+	s.br, s.inputErr = br, err
 	return true
 }
 
 // dropBuffer gives an empty buffer to whoever needs one next.
 func (s *session) dropBuffer(br *bufio.Reader) {
-	s.br, s.src = noBuffer, noBuffer
+	s.br = noBuffer
 	br.Reset(nil)
 	clientReaders.Put(br)
 }

@@ -28,7 +28,6 @@ func (p *Proxy) serve(conn net.Conn) {
 	}
 	s.input.conn = conn
 	s.br.Reset(&s.input)
-	s.src = s.br
 	s.fillInput = s.fill
 	s.stays = func() error {
 		if hungUp(s.conn) {
@@ -178,6 +177,9 @@ func (s *session) login() error {
 		return s.greetConsole()
 	}
 	s.pool, s.waited = p.poolFor(s.database, s.user), p.metrics.waited(s.database)
+	if p.mode != ModeSession { // else nothing is placed, and nothing sent again
+		s.router = p.routerFor(s.database, s.user)
+	}
 	_ = s.conn.SetDeadline(time.Time{})
 	if !p.register(s) {
 		return newError("FATAL", codeShutdown, "the proxy is shutting down")

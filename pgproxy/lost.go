@@ -1,6 +1,8 @@
 package pgproxy
 
 import (
+	"bufio"
+	"bytes"
 	"errors"
 	"time"
 
@@ -35,9 +37,10 @@ func (s *session) serverLost(srv *server, lost *lostError) {
 	exclusive := s.lockUp(handlingLimit)
 	rerun := s.endServer(srv, lost, exclusive)
 	if rerun != nil {
-		if next, err := s.runQuery(rerun); err == nil && next != nil {
-			next.flushWrites()
-		} else if err != nil {
+		s.replaying = true
+		err := s.runMessages(bufio.NewReaderSize(bytes.NewReader(rerun), clientBuffer), len(rerun))
+		s.replaying = false
+		if err != nil {
 			s.p.log.Debug("replay ended", "err", err)
 			s.cancel(err)
 			if ce := (*clientError)(nil); errors.As(err, &ce) {
@@ -53,9 +56,9 @@ func (s *session) serverLost(srv *server, lost *lostError) {
 
 // handlingLimit is how long serverLost waits for the message that the client's
 // goroutine is handling. Handling takes microseconds, unless the rest of the
-// message has to come from the client first; a statement that was just written
-// to the lost server can be sent again only once it is over.
-const handlingLimit = 200 * time.Millisecond
+// message has to come from the client first; what was just written to the lost
+// server can be sent again only once it is over.
+const handlingLimit = 2 * time.Second
 
 // lockUp locks upMu, so that nobody handles a message of the client, and
 // reports whether that was possible within the limit.
@@ -70,7 +73,7 @@ func (s *session) lockUp(limit time.Duration) bool {
 	return true
 }
 
-// endServer does the work of serverLost, and returns the query to send again.
+// endServer does the work of serverLost, and returns the messages to send again.
 func (s *session) endServer(srv *server, lost *lostError, exclusive bool) (rerun []byte) {
 	s.wmu.Lock()
 	defer s.wmu.Unlock()
@@ -121,8 +124,12 @@ func (s *session) endServer(srv *server, lost *lostError, exclusive bool) (rerun
 		return nil
 	}
 	rolledBack := lost.rolledBack() && !srv.commitDoubt
-
-	if rerun := s.replayable(exclusive, rolledBack); rerun != nil {
+	silent := lost.fatal == nil && !srv.warned
+	if silent {
+		s.lostAt = time.Now()
+	}
+	defer s.kept.reset()
+	if rerun := s.replayable(exclusive, rolledBack, silent); rerun != nil {
 		s.q, s.head = s.q[:0], 0
 		s.p.metrics.replays.Add(1)
 		return rerun
@@ -143,20 +150,20 @@ func (s *session) endServer(srv *server, lost *lostError, exclusive bool) (rerun
 		}
 		any = true
 		if status == 'I' {
-			if rolledBack || o.kind == opQuery && o.facts.Kind == route.Begin {
+			if rolledBack && !o.mayLast() || o.kind == opQuery && o.facts.Kind == route.Begin {
 				fail(codeRolledBack, "the server was lost before the statement took effect; run it again")
 			} else {
 				fail(codeOutcomeUnknown, "the server was lost while the statement ran; whether it took effect is unknown")
 			}
 		} else {
-			status = s.failTransaction(&out, fail, o, status, rolledBack)
+			status = s.failTransaction(&out, fail, o, status, rolledBack && !o.mayLast())
 		}
 		out = pgwire.AppendReady(out, status)
 	}
 	s.q, s.head = s.q[:0], 0
 	switch {
 	case s.open:
-		if status == 'I' && s.batch.ends && !rolledBack {
+		if status != 'E' && (s.batch.ends || s.batch.facts.OwnCommits) {
 			fail(codeOutcomeUnknown, "the server was lost while the statements ran; whether they took effect is unknown")
 		} else {
 			fail(codeRolledBack, "the server was lost and the transaction was rolled back; run it again")
@@ -183,37 +190,6 @@ func (s *session) endServer(srv *server, lost *lostError, exclusive bool) (rerun
 		}
 	}
 	return nil
-}
-
-// replayable returns the simple query under way when sending it a second time
-// cannot do anything twice. mu is held.
-func (s *session) replayable(exclusive, rolledBack bool) []byte {
-	n := len(s.q) - s.head
-	if !exclusive || n == 0 || s.open || len(s.replay) == 0 || s.output.Load() {
-		return nil
-	}
-	o := s.q[len(s.q)-1]
-	if o.kind != opQuery {
-		return nil
-	}
-	for _, before := range s.q[s.head : len(s.q)-1] {
-		if before.kind != opInternal {
-			return nil
-		}
-	}
-	onlyBegin := o.facts.Kind == route.Begin
-	if !rolledBack && !onlyBegin {
-		return nil
-	}
-	switch {
-	case s.status == 'I':
-		s.begin = ""
-	case s.status == 'T' && s.begin != "":
-		s.deferred = s.begin
-	default:
-		return nil
-	}
-	return append([]byte(nil), s.replay...)
 }
 
 // failTransaction answers one batch of a transaction that was lost, and

@@ -14,9 +14,6 @@ import (
 // they contain is not known.
 const maxInspected = 4 << 20
 
-// maxReplay is the longest simple query kept for sending it a second time.
-const maxReplay = 16 << 10
-
 // message handles one message whose header was peeked. upMu is held.
 func (s *session) message(typ byte, size int) error {
 	switch typ {
@@ -132,20 +129,11 @@ func (s *session) runQuery(body []byte) (*server, error) {
 		return nil, s.refuse(err, true)
 	}
 	s.startBatch()
-	standby := srv.target.Standby
-	if standby {
-		// The unit as a whole may run again.
-	} else if s.pinned == route.NoPin && len(body) <= maxReplay && (s.status == 'I' || s.begin != "") && s.idleQueue() {
-		s.replay = append(s.replay, body...)
-	} else {
-		s.begin = ""
-	}
-	o := op{kind: opQuery, batch: batch{facts: facts, ends: facts.EndsTransaction}}
+	s.keep(srv, 'Q', body)
+	o := op{kind: opQuery, kept: s.kept.ended(), renames: true, old: s.unnamed, batch: batch{facts: facts, ends: facts.EndsTransaction, runs: true}}
 	s.note(&o.batch, facts, sql)
-	if facts.Kind == route.Begin && s.status == 'I' {
+	if facts.Kind == route.Begin && s.status == 'I' && s.begin == "" {
 		s.begin = string(sql)
-	} else if len(s.replay) == 0 && !standby {
-		s.begin = ""
 	}
 	s.unnamed, srv.unnamed = nil, nil // a simple query ends the unnamed statement
 	s.push(o)
@@ -153,9 +141,6 @@ func (s *session) runQuery(body []byte) (*server, error) {
 	s.write(srv, 'Q', body)
 	return srv, nil
 }
-
-// idleQueue reports that nothing of the client's is under way. mu is held.
-func (s *session) idleQueue() bool { return !s.open && s.onlyInternal() }
 
 // unread passes on a request that ends with ReadyForQuery and is not read: a
 // simple query that is too long, which may do anything, or a function call.
@@ -174,13 +159,13 @@ func (s *session) unread(size int, pin route.Pin) error {
 		return s.refuse(err, true)
 	}
 	s.startBatch()
-	s.begin = ""
+	s.keep(srv, 0, nil)
 	if pin != route.NoPin { // a query, which ends the unnamed statement
 		s.pin(pin)
 		s.ddl = true // for all that is known
 		s.unnamed, srv.unnamed = nil, nil
 	}
-	s.push(op{kind: opQuery, batch: batch{ends: true}})
+	s.push(op{kind: opQuery, batch: batch{ends: true, runs: true}})
 	s.mu.Unlock()
 	return s.pass(srv, size)
 }
@@ -225,6 +210,7 @@ func (s *session) note(b *batch, f route.Facts, sql []byte) {
 	s.foreign = s.foreign || f.Foreign
 	s.ddl = s.ddl || f.DDL && f.Pin != route.PinTemporary
 	b.ends = b.ends || f.EndsTransaction
+	b.facts.OwnCommits = b.facts.OwnCommits || f.OwnCommits
 	switch f.Kind {
 	case route.Set, route.Reset, route.ResetAll, route.DiscardAll, route.DeallocateAll:
 		if s.savepoint {
@@ -268,9 +254,6 @@ func (s *session) attachOrAnswer(typ byte, f *route.Facts) (srv *server, handled
 			s.startBatch()
 			s.open = true
 		}
-		if !srv.target.Standby {
-			s.begin = ""
-		}
 		return srv, false, nil
 	case errors.Is(err, errSkip):
 		return nil, true, nil
@@ -302,10 +285,11 @@ func (s *session) parse(size int) error {
 		}
 		return err
 	}
+	s.keep(srv, 'P', body)
 	if len(nameBytes) == 0 {
 		st := &statement{rest: bytes.Clone(rest), facts: facts}
+		s.push(op{kind: opParse, st: st, renames: true, old: s.unnamed})
 		s.unnamed, srv.unnamed = st, st
-		s.push(op{kind: opParse, st: st})
 		s.mu.Unlock()
 		s.write(srv, 'P', body)
 	} else {
@@ -344,6 +328,11 @@ func (s *session) bind(size int) error {
 		}
 		return err
 	}
+	if size <= len(b) {
+		s.keep(srv, 'B', b[pgwire.HeaderLen:])
+	} else {
+		s.keep(srv, 'B', nil)
+	}
 	serverName := string(name)
 	if st != nil {
 		serverName = s.ensure(srv, st)
@@ -380,12 +369,17 @@ func (s *session) describeOrClose(typ byte, size int) error {
 		return fmt.Errorf("%w: message %q", pgwire.ErrProtocol, typ)
 	}
 	name := string(nameBytes)
-	if err := pgwire.Skip(s.src, size); err != nil {
-		return err
-	}
 	srv, handled, err := s.attachOrAnswer(typ, nil)
 	if handled || err != nil {
+		if err == nil {
+			err = pgwire.Skip(s.src, size)
+		}
 		return err
+	}
+	s.keep(srv, typ, b[pgwire.HeaderLen:])
+	closes := op{kind: opClose}
+	if kind == 'S' && typ == 'C' {
+		closes.renames, closes.name, closes.old = true, name, s.lookupLocked(name)
 	}
 	if kind == 'S' {
 		if typ == 'D' {
@@ -402,9 +396,12 @@ func (s *session) describeOrClose(typ byte, size int) error {
 		delete(s.portals, name)
 	}
 	if typ == 'C' {
-		s.push(op{kind: opClose})
+		s.push(closes)
 	}
 	s.mu.Unlock()
+	if err := pgwire.Skip(s.src, size); err != nil {
+		return err
+	}
 	s.out = pgwire.AppendNamed(s.out, typ, kind, name)
 	s.write(srv, 0, nil)
 	s.flush(srv)
@@ -431,6 +428,8 @@ func (s *session) execute(size int) error {
 		}
 		return err
 	}
+	s.keep(srv, 'E', b[pgwire.HeaderLen:])
+	s.batch.runs = true
 	if st != nil {
 		var sql []byte
 		if st.facts.Kind != route.Other {
@@ -446,6 +445,9 @@ func (s *session) flushMessage(size int) error {
 	s.mu.Lock()
 	srv := s.srv
 	s.out = s.out[:0]
+	if srv != nil {
+		s.keep(srv, 'H', noBody)
+	}
 	s.mu.Unlock()
 	if srv == nil {
 		return pgwire.Skip(s.src, size)
@@ -480,7 +482,8 @@ func (s *session) sync(size int) error {
 	case s.copyIn:
 		// The server ignores it during a copy, so no answer is due.
 	default:
-		s.push(op{kind: opSync, batch: s.batch})
+		s.keep(srv, 'S', noBody)
+		s.push(op{kind: opSync, kept: s.kept.ended(), batch: s.batch})
 		s.batch = batch{}
 		s.open = false
 	}

@@ -173,7 +173,7 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	counter(desc("sent_bytes_total", "Bytes passed on to clients."), t.bytesOut)
 	counter(desc("holds_total", "Times that a client had to wait for a primary or for the end of a pause."), m.holds.Load())
 	counter(desc("cancels_total", "Cancel requests that were delivered."), m.cancels.Load())
-	counter(desc("replays_total", "Statements sent again after the first server had certainly not executed them."), m.replays.Load())
+	counter(desc("replays_total", "Times that requests without an answer were sent again after their server was lost: reads, and what it had certainly rolled back."), m.replays.Load())
 	counter(desc("auth_failures_total", "Logins refused for a wrong user or password."), m.authFailures.Load())
 	counter(desc("auth_refused_total", "Logins refused without looking at the password, because too many from their address had failed."), m.authRefused.Load())
 	counter(desc("pauses_total", "Pauses that an administrator asked for."), m.p.gates.pauses.Load())

@@ -51,14 +51,14 @@ func (s *session) parseNamed(srv *server, name string, rest []byte, facts route.
 		p.used = srv.uses
 		// The answer to a Close of nothing stands in for a ParseComplete, so that
 		// answers keep their order and the server plans nothing twice.
-		s.push(op{kind: opCloseAsParse, st: st, name: name})
+		s.push(op{kind: opCloseAsParse, st: st, name: name, renames: true})
 		s.out = pgwire.AppendNamed(s.out, 'C', 'S', noStatement)
 		return
 	}
 	s.makeRoom(srv)
 	srv.uses++
 	srv.prepared[st.name] = &prepared{st: st, used: srv.uses}
-	s.push(op{kind: opParse, st: st, name: name})
+	s.push(op{kind: opParse, st: st, name: name, renames: true})
 	s.out = pgwire.AppendParse(s.out, st.name, st.rest)
 }
 

@@ -472,10 +472,10 @@ func TestPgbench(t *testing.T) {
 // Many clients never take more server connections than their pool has.
 func TestPoolSizes(t *testing.T) {
 	db := servertest.NewPostgres(t, servertest.PostgresOptions{})
-	r := startProxy(t, func(c *Config) {
+	r := startProxyWith(t, func(c *Config) {
 		c.Pool.Size = 3
 		c.Pool.Sizes = []PoolSize{{Database: "postgres", User: "dify", Size: 1}, {User: "nobody", Size: 9}, {Database: "postgres", Size: 8}}
-	}, db)
+	}, func(p *Proxy) { p.newRouter = func(string, string) router { return wordRouter{} } }, db) // no connections for the catalog
 	for _, tt := range []struct {
 		database string
 		want     int

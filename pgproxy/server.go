@@ -61,6 +61,7 @@ type server struct {
 	rollingBack atomic.Bool // ROLLBACK runs for nobody
 	resetFailed bool
 	commitDoubt bool // the warning that a commit may be on one server only
+	warned      bool // it has said that it is about to go
 	lastFatal   *pgwire.ErrorResponse
 	torn        bool // part of a message has gone to the client
 
@@ -316,6 +317,7 @@ func (srv *server) relay() error {
 					locked = s
 					srv.cw.Reset(s.conn)
 				}
+				s.output.Store(true)
 				if _, err := srv.cw.Write([]byte{as, 0, 0, 0, 4}); err != nil {
 					return &pgwire.WriteError{Err: err}
 				}
@@ -380,7 +382,9 @@ func (srv *server) relay() error {
 			locked = s
 			srv.cw.Reset(s.conn)
 		}
-		s.output.Store(true)
+		if typ != 'S' && typ != 'A' { // they may come at any time
+			s.output.Store(true)
+		}
 		srv.torn = true
 		if _, err := pgwire.Copy(srv.cw, srv.br, size); err != nil {
 			return err
@@ -390,8 +394,8 @@ func (srv *server) relay() error {
 	}
 }
 
-// notice looks at an error or notice. A FATAL that says that the server goes
-// away is kept back: serverLost decides what the client is told.
+// notice looks at an error or notice. A FATAL, or a warning that the server goes
+// away at once, is kept back: serverLost decides what the client is told.
 func (srv *server) notice(s *session, typ byte, size int) (forward bool, err error) {
 	if size > bufferSize {
 		if typ == 'E' {
@@ -406,10 +410,11 @@ func (srv *server) notice(s *session, typ byte, size int) (forward bool, err err
 	}
 	e := pgwire.ParseError(b[pgwire.HeaderLen:])
 	if typ == 'N' {
-		if e.Code == "01000" || e.Code == "57P01" || e.Severity == "WARNING" {
-			srv.commitDoubt = srv.commitDoubt || e.Code == "57P01"
+		if e.Code != "57P01" && e.Code != "57P02" {
+			return true, nil
 		}
-		return true, nil
+		srv.commitDoubt, srv.warned = true, true
+		return false, nil
 	}
 	srv.p.metrics.error(e.Code)
 	if e.Severity == "FATAL" || e.Severity == "PANIC" {

@@ -26,7 +26,7 @@ type session struct {
 	p     *Proxy
 	conn  net.Conn
 	br    *bufio.Reader // noBuffer while the client is silent, see awaitInput
-	src   *bufio.Reader // where messages are handled from: br, or a unit that is run again
+	src   *bufio.Reader // under upMu: where messages are handled from, br or what is run again
 	input input
 	// fillInput is s.fill; inputErr is what it met.
 	fillInput func(fd uintptr) bool
@@ -79,9 +79,12 @@ type session struct {
 	savepoint  bool
 	rolledBack bool
 	lost       *lostTransaction
-	begin      string // the open transaction's BEGIN while it has done nothing on a primary
-	deferred   string // a BEGIN that the next server must hear first
-	replay     []byte // the simple query under way, while it may be sent again
+	begin      string    // the open transaction's BEGIN while it has done nothing on a primary
+	deferred   string    // a BEGIN that the next server must hear first
+	kept       kept      // what is under way, while it may be sent again
+	replaying  bool      // what was kept is being sent again
+	replayed   bool      // it was sent again after a server had gone without a word
+	lostAt     time.Time // when that was
 	gone       bool
 	draining   *clientError
 	startup    *settings
@@ -111,6 +114,7 @@ type session struct {
 type batch struct {
 	changes []change
 	ends    bool // may end the transaction
+	runs    bool // executes something
 	facts   route.Facts
 }
 
@@ -142,6 +146,10 @@ type op struct {
 	kind opKind
 	st   *statement
 	name string
+	// renames: it changed what name, or no name, stands for; it was old.
+	renames bool
+	old     *statement
+	kept    int // how much of session.kept belongs to the request that it ends
 	batch
 }
 
@@ -199,6 +207,7 @@ func (s *session) relay() error {
 			return err
 		}
 		s.upMu.Lock()
+		s.src = s.br
 		if u != nil {
 			err = s.runUnit(u)
 		} else {
@@ -348,10 +357,14 @@ func (s *session) onlyInternal() bool {
 
 // startBatch notes the first message of a batch. mu is held.
 func (s *session) startBatch() {
-	if s.onlyInternal() {
-		s.output.Store(false)
+	if !s.onlyInternal() {
+		return
 	}
-	s.replay = s.replay[:0]
+	s.output.Store(false)
+	s.kept.reset()
+	if !s.replaying {
+		s.replayed = false
+	}
 }
 
 // popBatch removes requests up to the end of the oldest batch, and takes back
@@ -431,6 +444,7 @@ func (s *session) copyStarted() {
 		s.q, s.head = s.q[:0], 0
 		s.open = true
 	}
+	s.kept.giveUp()
 }
 
 // ready handles the end of a batch: bookkeeping, and early release when others
@@ -449,6 +463,8 @@ func (s *session) ready(srv *server, status byte) (early, ok bool) {
 		s.open = false // a Sync that crossed with an error of a copy
 	}
 	s.copyIn = false
+	s.kept.answered(o.kept)
+	s.output.Store(false) // nothing of the next answer
 	failed := s.failed.Swap(false)
 	s.status = status
 	if o.kind == opQuery || o.kind == opSync {
@@ -457,7 +473,7 @@ func (s *session) ready(srv *server, status byte) (early, ok bool) {
 	if !failed {
 		s.txChanges = append(s.txChanges, o.changes...)
 	}
-	if o.facts.Kind != route.Begin && !srv.target.Standby {
+	if o.facts.Kind != route.Begin && !srv.target.Standby && (o.kind != opSync || o.runs) {
 		s.begin = ""
 	}
 	if srv.target.Standby && s.reading.reads {
@@ -480,6 +496,9 @@ func (s *session) ready(srv *server, status byte) (early, ok bool) {
 	}
 	if s.head == len(s.q) {
 		s.q, s.head = s.q[:0], 0
+		if !s.open {
+			s.kept.reset()
+		}
 		s.quiet.Broadcast()
 		if s.idle() && s.draining != nil {
 			s.wake()

@@ -69,7 +69,7 @@ var whyLabels = [whys]string{
 // the rest of a batch, which does nothing before its Sync anyway. It returns
 // nil for whatever goes to the primary as it comes.
 func (s *session) peekUnit(typ byte, size int) (*unit, error) {
-	if s.p.live.Load().cfg.Splitting.Mode == SplittingOff {
+	if s.router == nil || s.p.live.Load().cfg.Splitting.Mode == SplittingOff {
 		return nil, nil
 	}
 	switch typ {
@@ -89,11 +89,6 @@ func (s *session) peekUnit(typ byte, size int) (*unit, error) {
 	s.mu.Unlock()
 	if !free {
 		return nil, nil
-	}
-	if s.router == nil {
-		if s.router = s.p.routerFor(s.database, s.user); s.router == nil {
-			return nil, nil
-		}
 	}
 	n, whole, err := s.peekWhole(typ, size)
 	if err != nil {
@@ -281,13 +276,7 @@ func isControl(k route.Kind) bool {
 
 // add takes a statement into account.
 func (u *unit) add(d route.Decision, sql []byte) {
-	switch d.Facts.Kind {
-	case route.Other, route.Empty, route.Begin, route.Commit, route.Rollback, route.Many:
-	default:
-		// State of the session or the transaction.
-		d.Target = route.Primary
-	}
-	if d.Facts.Pin != route.NoPin || d.Facts.Foreign || d.Facts.Kind == route.Many && d.Facts.EndsTransaction {
+	if !stateless(d.Facts) {
 		d.Target = route.Primary
 	}
 	first := u.texts == 0
@@ -467,7 +456,6 @@ var unitBuffers = sync.Pool{New: func() any { b := make([]byte, 0, clientBuffer)
 // runMessages handles the messages in the next n bytes of r. upMu is held.
 func (s *session) runMessages(r *bufio.Reader, n int) error {
 	s.src = r
-	defer func() { s.src = s.br }()
 	for n > 0 {
 		typ, size, err := pgwire.PeekHeader(r)
 		if err != nil {

@@ -377,12 +377,24 @@ func (p *Postgres) signalAll(sig syscall.Signal) {
 // and sent to standbys.
 func (p *Postgres) Stop() {
 	p.tb.Helper()
+	p.stop(syscall.SIGINT)
+}
+
+// Abort shuts the server down in immediate mode: sessions are told and end at
+// once, and the next start is a recovery.
+func (p *Postgres) Abort() {
+	p.tb.Helper()
+	p.stop(syscall.SIGQUIT)
+}
+
+func (p *Postgres) stop(sig syscall.Signal) {
+	p.tb.Helper()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.proc == nil {
 		return
 	}
-	_ = syscall.Kill(p.proc.pid, syscall.SIGINT)
+	_ = syscall.Kill(p.proc.pid, sig)
 	select {
 	case <-p.proc.done:
 	case <-time.After(postgresStartLimit):

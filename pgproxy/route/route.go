@@ -172,6 +172,10 @@ type Facts struct {
 	// EndsTransaction is set when some statement in the text is COMMIT, END,
 	// PREPARE TRANSACTION, ROLLBACK or ABORT.
 	EndsTransaction bool
+	// OwnCommits is set when some statement may commit parts of its work by
+	// itself (CALL, DO, VACUUM, CREATE INDEX CONCURRENTLY ...), so that an error
+	// does not prove that all of it was rolled back.
+	OwnCommits bool
 	// Name is the setting or prepared statement that Set, SetLocal, Reset and
 	// Deallocate name: lower-cased unless it was quoted. It is valid as long
 	// as the text.

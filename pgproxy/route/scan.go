@@ -150,6 +150,7 @@ func scan(sql []byte) (Facts, Hint) {
 			all.Pin = f.Pin
 		}
 		all.EndsTransaction = all.EndsTransaction || f.EndsTransaction
+		all.OwnCommits = all.OwnCommits || f.OwnCommits
 		if count > 1 {
 			// A setting inside a longer string cannot be attributed to success or
 			// failure of its own statement.
@@ -226,8 +227,12 @@ func (s *scanner) statement() (f Facts, more bool) {
 			kind = k
 		case "declare":
 			declare = true
-		case "create", "alter", "drop", "import", "do":
+		case "create", "alter", "drop", "import":
 			f.DDL = true
+		case "do":
+			f.DDL, f.OwnCommits = true, true
+		case "call", "vacuum", "cluster", "reindex":
+			f.OwnCommits = true
 		}
 	}
 	return s.rest(f, declare, kind, text)
@@ -250,6 +255,7 @@ func (s *scanner) rest(f Facts, declare bool, kind byte, text []byte) (Facts, bo
 			if kind == 'w' && (string(text) == "into" && !inserts || string(text) == "create") {
 				f.DDL = true
 			}
+			f.OwnCommits = f.OwnCommits || kind == 'w' && string(text) == "concurrently"
 			inserts = kind == 'w' && (string(text) == "insert" || string(text) == "merge")
 		}
 		kind, text = s.next()
