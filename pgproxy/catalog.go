@@ -11,6 +11,8 @@ import (
 // router decides which servers may run a text.
 type router interface {
 	Route(sql []byte) route.Decision
+	// Explain says more about a decision, for the console.
+	Explain(sql []byte) route.Explanation
 	// Changed tells that what is known of the database's functions and
 	// relations holds no longer.
 	Changed()

@@ -160,11 +160,16 @@ type Splitting struct {
 
 // ClientTLS configures TLS towards clients.
 type ClientTLS struct {
-	// CertFile and KeyFile (PEM) switch TLS on; they are read again on reload.
+	// CertFile and KeyFile (PEM) switch TLS on.
 	CertFile string `yaml:"certFile"`
 	KeyFile  string `yaml:"keyFile"`
 	// Required refuses clients that do not use TLS; default false.
 	Required bool `yaml:"required"`
+	// Poll is how often the files of TLS and of ServerTLS are looked at. What is
+	// new in them is for connections from then on; a file that is broken, or does
+	// not fit the other one yet, changes nothing. Default 5s, up to 1h; 0 looks
+	// only at a reload.
+	Poll time.Duration `yaml:"poll"`
 }
 
 // ServerTLS configures TLS towards the backends.
@@ -202,6 +207,7 @@ func DefaultConfig() Config {
 		Console:      Console{Database: "pgproxy"},
 		Hold:         Hold{Timeout: 30 * time.Second, Max: 1000},
 		Splitting:    Splitting{Mode: SplittingOff, MaxStaleness: 100 * time.Millisecond, MaxAddedLatency: 5 * time.Millisecond},
+		TLS:          ClientTLS{Poll: 5 * time.Second},
 		ServerTLS:    ServerTLS{Mode: "disable"},
 		Limits:       Limits{LoginTimeout: 15 * time.Second, AuthFailureDelay: time.Second, AuthFailureMaxDelay: 10 * time.Second, StatementBytes: 4 << 20, Statements: 10000},
 		DrainTimeout: 30 * time.Second,
@@ -321,6 +327,7 @@ func (c *Config) Validate() error {
 	if c.TLS.Required && c.TLS.CertFile == "" {
 		bad("tls.required", "needs certFile and keyFile")
 	}
+	duration("tls.poll", c.TLS.Poll, 0, time.Hour)
 	switch c.ServerTLS.Mode {
 	case "disable", "require":
 	case "verify-ca", "verify-full":

@@ -175,10 +175,14 @@ func (p *Proxy) consoleRun(words []consoleWord) ([]byte, error) {
 		}
 		return pgwire.AppendComplete(nil, "RELOAD"), nil
 	case "explain":
-		if len(rest) != 2 || rest[0].keyword() != "route" || !rest[1].literal {
-			return nil, errSyntax("unknown command: EXPLAIN ROUTE 'statement' is the form")
+		database := ""
+		if len(rest) == 4 && rest[2].keyword() == "in" && !rest[3].literal {
+			database, rest = rest[3].name(), rest[:2]
 		}
-		return explainRoute(rest[1].text), nil
+		if len(rest) != 2 || rest[0].keyword() != "route" || !rest[1].literal {
+			return nil, errSyntax("unknown command: EXPLAIN ROUTE 'statement' [IN database] is the form")
+		}
+		return p.explainRoute(rest[1].text, database)
 	default:
 		return nil, errSyntax("unknown command: %s", words[0].text)
 	}

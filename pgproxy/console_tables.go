@@ -34,7 +34,8 @@ type consoleTable struct {
 func consoleTables() []consoleTable {
 	return []consoleTable{
 		{
-			"pools", "clients and server connections of each pair of database and user", "database user #cl_active #cl_waiting #cl_idle #sv_active #sv_idle #sv_login #maxwait #maxwait_us pool_mode #pool_size",
+			"pools", "clients and server connections of each pair of database and user; pool_size is that of the primary, and of each standby",
+			"database user #cl_active #cl_waiting #cl_idle #sv_active #sv_idle #sv_login #maxwait #maxwait_us pool_mode #pool_size #standby_active #standby_idle #standby_login",
 			(*Proxy).showPools,
 		},
 		{"servers", "server connections", "type user database state addr #port server connect_time #wait #remote_pid #link", (*Proxy).showServers},
@@ -58,7 +59,7 @@ func showHelp() [][]any {
 		[]any{"PAUSE [database] [FOR time]", fmt.Sprintf("hold new transactions and wait until the running ones have ended; ends by itself after %v, or the time given", DefaultPauseLease)},
 		[]any{"RESUME [database]", "end the pause"},
 		[]any{"RELOAD", "read the configuration and the files that it names again, as SIGHUP does"},
-		[]any{"EXPLAIN ROUTE 'statement'", "where a statement would run, and why"})
+		[]any{"EXPLAIN ROUTE 'statement' [IN database]", "where a statement would run, and why; by the catalog of the database, which may be left out when only one is in use"})
 }
 
 // render answers with the whole table.
@@ -151,6 +152,15 @@ func (p *Proxy) eachPool(f func(k poolKey, st pool.Stats)) {
 	}
 }
 
+// eachStandbyPool calls f for the pool of every pair and standby, in no order.
+func (p *Proxy) eachStandbyPool(f func(k standbyKey, st pool.Stats)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for k, pl := range p.standbyPools {
+		f(k, pl.Stats())
+	}
+}
+
 func (p *Proxy) showPools() (rows [][]any) {
 	type counts struct {
 		active, waiting, idle int
@@ -173,14 +183,20 @@ func (p *Proxy) showPools() (rows [][]any) {
 			n.idle++
 		}
 	}
+	standby := map[poolKey]pool.Stats{}
+	p.eachStandbyPool(func(k standbyKey, st pool.Stats) {
+		sum := standby[k.poolKey]
+		sum.Used, sum.Idle, sum.Dialling = sum.Used+st.Used, sum.Idle+st.Idle, sum.Dialling+st.Dialling
+		standby[k.poolKey] = sum
+	})
 	p.eachPool(func(k poolKey, st pool.Stats) {
-		n := clients[k]
+		n, sb := clients[k], standby[k]
 		if n == nil {
 			n = &counts{}
 		}
 		rows = append(rows, []any{
 			k.database, k.user, n.active, n.waiting, n.idle, st.Used - st.Dialling, st.Idle, st.Dialling,
-			int64(n.longest / time.Second), (n.longest % time.Second).Microseconds(), p.mode, st.Size,
+			int64(n.longest / time.Second), (n.longest % time.Second).Microseconds(), p.mode, st.Size, sb.Used - sb.Dialling, sb.Idle, sb.Dialling,
 		})
 	})
 	return rows
@@ -270,6 +286,7 @@ func (p *Proxy) showLists() [][]any {
 		databases[k.database] = true
 		pools, used, free = pools+1, used+st.Used, free+st.Idle
 	})
+	p.eachStandbyPool(func(_ standbyKey, st pool.Stats) { pools, used, free = pools+1, used+st.Used, free+st.Idle })
 	return [][]any{
 		{"databases", len(databases)}, {"users", len(p.live.Load().accounts)}, {"pools", pools},
 		{"used_clients", p.clients.Load()}, {"held_clients", p.held.Load()}, {"free_servers", free}, {"used_servers", used},
@@ -289,18 +306,35 @@ func (p *Proxy) showConfig() (rows [][]any) {
 	return rows
 }
 
-// explainRoute says where a statement would run.
-func explainRoute(sql string) []byte {
+// explainRoute says where a statement would run, by what is known of the
+// database, or of the only one in use.
+func (p *Proxy) explainRoute(sql, database string) ([]byte, error) {
+	p.mu.Lock()
+	known := sortedKeys(p.routers)
+	if database == "" && len(known) == 1 {
+		database = known[0]
+	}
+	r := p.routers[database]
+	p.mu.Unlock()
+	switch {
+	case r != nil:
+	case database != "":
+		return nil, newError("ERROR", codeUndefinedDatabase, "nobody has used database %q since the start", database)
+	case len(known) > 0:
+		return nil, errSyntax("say which database: EXPLAIN ROUTE 'statement' IN %s", strings.Join(known, " | "))
+	default:
+		return nil, newError("ERROR", codeUndefinedDatabase, "nobody has used a database since the start, so no catalog is known")
+	}
 	var rows [][]any
 	add := func(statement string, e route.Explanation) {
-		rows = append(rows, []any{statement, e.Target, e.Reason, e.Subject, e.Hint, e.Sentence})
+		rows = append(rows, []any{statement, database, e.Target, e.Reason, e.Subject, e.Hint, e.Sentence})
 	}
-	e := route.New(nil, route.Config{}).Explain([]byte(sql))
+	e := r.Explain([]byte(sql))
 	add("all", e)
 	for i, one := range e.Statements {
 		add(strconv.Itoa(i+1), one)
 	}
-	return renderTable("statement target reason subject hint why", rows, "EXPLAIN")
+	return renderTable("statement database target reason subject hint why", rows, "EXPLAIN"), nil
 }
 
 func sortedKeys[V any](m map[string]V) []string {

@@ -60,6 +60,8 @@ func TestConsole(t *testing.T) {
 	}, db)
 	c := r.connect(t, "application_name=somebody")
 	mustExec(t, c, "SELECT 1")
+	mustExec(t, c, "CREATE TABLE judged (n int)")
+	awaitCatalog(t, r, "SELECT n FROM judged")
 	mustExec(t, c, "LISTEN ch")
 
 	console := func(t *testing.T, user, password, database string) (*pgx.Conn, error) {
@@ -115,7 +117,7 @@ func TestConsole(t *testing.T) {
 		command string
 		want    map[string]string // of one row, at least
 	}{
-		{"SHOW POOLS", map[string]string{"database": "dify", "user": "dify", "cl_active": "0", "cl_idle": "1", "cl_waiting": "0", "sv_active": "1", "sv_idle": "0", "maxwait": "0", "pool_mode": "transaction"}},
+		{"SHOW POOLS", map[string]string{"database": "dify", "user": "dify", "cl_active": "0", "cl_idle": "1", "cl_waiting": "0", "sv_active": "1", "sv_idle": "0", "maxwait": "0", "pool_mode": "transaction", "standby_active": "0", "standby_idle": "0"}},
 		{"show servers;", map[string]string{"type": "S", "database": "dify", "state": "active", "server": "pg0"}},
 		{"SHOW CLIENTS", map[string]string{"type": "C", "user": "dify", "application_name": "somebody", "pinned": "listen", "tls": "NULL", "wait": "0"}},
 		{"SHOW STATS", map[string]string{"database": "dify"}},
@@ -128,6 +130,9 @@ func TestConsole(t *testing.T) {
 		{"SHOW HELP", map[string]string{"command": "RELOAD"}},
 		{"EXPLAIN ROUTE 'INSERT INTO t VALUES (1)'", map[string]string{"target": "primary"}},
 		{"EXPLAIN ROUTE 'SELECT ''x'''", map[string]string{"statement": "all"}},
+		{"EXPLAIN ROUTE 'SELECT n FROM judged'", map[string]string{"database": "dify", "target": "standby", "reason": "read"}},
+		{"EXPLAIN ROUTE 'SELECT n FROM judged' IN dify", map[string]string{"target": "standby"}},
+		{"EXPLAIN ROUTE 'SELECT n FROM unknown'", map[string]string{"target": "primary", "reason": "unknown_relation", "subject": "unknown"}},
 	} {
 		found := false
 		rows := show(t, tt.command)
@@ -148,6 +153,7 @@ func TestConsole(t *testing.T) {
 	for command, want := range map[string]string{
 		"SHOW": "42601", "SHOW NOTHING": "42601", "SELECT 1": "42601", "PAUSE a b": "42601", "PAUSE dify FOR ever": "42601", "RELOAD now": "42601",
 		"PAUSE FOR 1h": "F0000", "EXPLAIN SELECT 1": "42601", "RESUME": "55000", "SHOW POOLS; SHOW STATS": "42601", "PAUSE 'dify'": "42601",
+		"EXPLAIN ROUTE 'SELECT 1' IN nowhere": "3D000", "EXPLAIN ROUTE 'SELECT 1' IN": "42601", "EXPLAIN ROUTE 'SELECT 1' FROM dify": "42601",
 	} {
 		if _, err := admin.Exec(ctxT(t), command); code(err) != want {
 			t.Errorf("%s: %v, want %s", command, err, want)

@@ -12,20 +12,21 @@ import (
 
 // All SQLSTATEs that the proxy itself answers with. DESIGN.md gives reasons.
 const (
-	codeProtocol        = "08P01" // bytes that no correct client sends
-	codeOutcomeUnknown  = "08007" // sent, not answered, may have been committed
-	codeRolledBack      = "40001" // certainly rolled back: run the transaction again
-	codeAborted         = "25P02" // statement in a transaction that already failed
-	codeTooMany         = "53300" // no room: clients, queue
-	codeLimit           = "54000" // statement or statement count over a limit
-	codeCancelled       = "57014" // by the client, or by statement_timeout
-	codeShutdown        = "57P01" // proxy stops, or session state was lost with its server
-	codeNoPrimary       = "57P03" // no writable primary in time; nothing was sent
-	codeUnsupported     = "0A000"
-	codeInvalidValue    = "22023" // startup parameter, or fournines.route
-	codeWrongPassword   = "28P01"
-	codeNoAuthorisation = "28000"
-	codeInternal        = "XX000"
+	codeProtocol          = "08P01" // bytes that no correct client sends
+	codeOutcomeUnknown    = "08007" // sent, not answered, may have been committed
+	codeRolledBack        = "40001" // certainly rolled back: run the transaction again
+	codeAborted           = "25P02" // statement in a transaction that already failed
+	codeTooMany           = "53300" // no room: clients, queue
+	codeLimit             = "54000" // statement or statement count over a limit
+	codeCancelled         = "57014" // by the client, or by statement_timeout
+	codeShutdown          = "57P01" // proxy stops, or session state was lost with its server
+	codeNoPrimary         = "57P03" // no writable primary in time; nothing was sent
+	codeUnsupported       = "0A000"
+	codeInvalidValue      = "22023" // startup parameter, or fournines.route
+	codeWrongPassword     = "28P01"
+	codeNoAuthorisation   = "28000"
+	codeInternal          = "XX000"
+	codeUndefinedDatabase = "3D000" // of the console
 )
 
 // clientError is an error that a client may see.

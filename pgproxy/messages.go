@@ -14,6 +14,12 @@ import (
 // they contain is not known.
 const maxInspected = 4 << 20
 
+// refuseRoute is run in the place of a SET fournines.route with a value that
+// there is not, which PostgreSQL itself would take. So the error comes in its
+// order, and does to an open transaction what an error does.
+const refuseRoute = `DO $$BEGIN RAISE EXCEPTION USING ERRCODE = '` + codeInvalidValue + `', ` +
+	`MESSAGE = 'invalid value for parameter "` + route.RouteSetting + `"', HINT = 'Available values: auto, primary, standby.'; END$$`
+
 // message handles one message whose header was peeked. upMu is held.
 func (s *session) message(typ byte, size int) error {
 	switch typ {
@@ -112,6 +118,9 @@ func (s *session) runQuery(body []byte) (*server, error) {
 		return nil, fmt.Errorf("%w: query without end", pgwire.ErrProtocol)
 	}
 	facts := route.Scan(sql)
+	if facts.Hint == route.HintInvalid {
+		body, sql, facts = append([]byte(refuseRoute), 0), []byte(refuseRoute), route.Facts{}
+	}
 	if facts.Kind == route.Deallocate {
 		if handled, err := s.deallocate(facts.Name); handled {
 			return nil, err
@@ -278,6 +287,10 @@ func (s *session) parse(size int) error {
 		return fmt.Errorf("%w: Parse", pgwire.ErrProtocol)
 	}
 	facts := route.Scan(sql)
+	if facts.Hint == route.HintInvalid {
+		rest, facts = append([]byte(refuseRoute), 0, 0, 0), route.Facts{}
+		body = append(append(bytes.Clone(nameBytes), 0), rest...)
+	}
 	srv, handled, err := s.attachOrAnswer('P', &facts)
 	if handled || err != nil {
 		if err == nil {

@@ -23,6 +23,7 @@ type metrics struct {
 	errors  sync.Map                 // SQLSTATE class → *atomic.Uint64
 
 	holds, cancels, replays, authFailures, authRefused, panics atomic.Uint64
+	certificatesApplied, certificatesRefused                   atomic.Uint64
 	pins                                                       [route.PinSessionState + 1]atomic.Uint64
 
 	waits              *prometheus.HistogramVec
@@ -178,6 +179,12 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	counter(desc("auth_refused_total", "Logins refused without looking at the password, because too many from their address had failed."), m.authRefused.Load())
 	counter(desc("pauses_total", "Pauses that an administrator asked for."), m.p.gates.pauses.Load())
 	counter(desc("pauses_expired_total", "Pauses that nobody ended within their lease."), m.p.gates.expired.Load())
+	const certificates = "Certificates found new on disk, by outcome: applied or refused."
+	counter(desc("certificate_reloads_total", certificates, "outcome"), m.certificatesApplied.Load(), "applied")
+	counter(desc("certificate_reloads_total", certificates, "outcome"), m.certificatesRefused.Load(), "refused")
+	if t := m.p.live.Load().tls; t != nil {
+		gauge(desc("certificate_expiry_timestamp_seconds", "When the certificate that clients get is not valid any more, as Unix time; no series without TLS."), float64(t.expires.Unix()))
+	}
 	counter(desc("panics_total", "Sessions ended by a defect of the proxy."), m.panics.Load())
 	counter(desc("failovers_total", "Changes of the primary after the first one was found."), m.p.tracker.Failovers())
 	counter(desc("primary_conflicts_total", "Times that two servers claimed to be the primary on the same timeline."), m.p.tracker.Conflicts())

@@ -77,6 +77,7 @@ type live struct {
 	console   map[string]account // of the console's users
 	tls       *clientTLS
 	serverTLS func(host string) *tls.Config
+	files     filesSum // of tls and serverTLS
 	probePW   string
 	// adminToken is what callers of the admin API send; "" is nothing.
 	adminToken string
@@ -145,10 +146,7 @@ func load(cfg Config) (*live, error) {
 	if l.adminToken, err = adminhttp.ReadToken(cfg.Admin.TokenFile); err != nil {
 		errs = append(errs, fmt.Errorf("admin.tokenFile: %w", err))
 	}
-	if l.tls, err = loadClientTLS(cfg.TLS); err != nil {
-		errs = append(errs, err)
-	}
-	if l.serverTLS, err = loadServerTLS(cfg.ServerTLS); err != nil {
+	if err = l.loadTLS(); err != nil {
 		errs = append(errs, err)
 	}
 	return l, errors.Join(errs...)
@@ -221,6 +219,7 @@ func (p *Proxy) Run(ctx context.Context, ln net.Listener) error {
 	bgWG.Go(func() { _ = p.tracker.Run(bg) })
 	bgWG.Go(func() { p.followPrimary(bg) })
 	bgWG.Go(func() { p.closeIdle(bg) })
+	bgWG.Go(func() { p.watchCertificates(bg) })
 	bgWG.Go(func() { _ = p.fence.Run(bg) })
 
 	unwatch := context.AfterFunc(ctx, func() { _ = ln.Close() })

@@ -246,6 +246,35 @@ func TestSettings(t *testing.T) {
 	}
 }
 
+// PostgreSQL would take any value, and nobody would know that it does nothing.
+func TestRouteSettingIsChecked(t *testing.T) {
+	db := servertest.NewPostgres(t, servertest.PostgresOptions{})
+	r := startProxy(t, nil, db)
+	for _, mode := range []string{"simple_protocol", "cache_statement", "exec"} {
+		c := r.connect(t, "default_query_exec_mode="+mode)
+		refused := func(sql string) {
+			t.Helper()
+			_, err := c.Exec(ctxT(t), sql)
+			var pe *pgconn.PgError
+			if !errors.As(err, &pe) || pe.Code != codeInvalidValue || pe.Message != `invalid value for parameter "fournines.route"` || pe.Hint != "Available values: auto, primary, standby." {
+				t.Errorf("%s: %s: %v", mode, sql, err)
+			}
+		}
+		mustExec(t, c, "SET fournines.route = standby")
+		refused("SET fournines.route = nonsense")
+		refused("SET fournines.route TO 'Primary or so'")
+		if got := scan[string](t, c, "SHOW fournines.route"); got != "standby" {
+			t.Errorf("%s: %q afterwards", mode, got)
+		}
+		mustExec(t, c, "BEGIN")
+		refused("SET LOCAL fournines.route = nonsense")
+		if _, err := c.Exec(ctxT(t), "SELECT 1"); code(err) != codeAborted {
+			t.Errorf("%s: in the transaction: %v", mode, err)
+		}
+		mustExec(t, c, "ROLLBACK")
+	}
+}
+
 func TestPreparedStatementsShareServers(t *testing.T) {
 	db := servertest.NewPostgres(t, servertest.PostgresOptions{})
 	r := startProxy(t, func(c *Config) { c.Pool.Size = 2; c.Pool.MaxPrepared = 3 }, db)

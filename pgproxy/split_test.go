@@ -57,6 +57,11 @@ func (wordRouter) Route(sql []byte) route.Decision {
 	return d
 }
 
+func (w wordRouter) Explain(sql []byte) route.Explanation {
+	d := w.Route(sql)
+	return route.Explanation{Target: d.Target, Reason: d.Reason, Hint: d.Hint}
+}
+
 func (wordRouter) Changed() {}
 
 // cluster is one primary with two standbys, for all tests of splitting.
@@ -209,6 +214,10 @@ func testSplitRouting(t *testing.T, c *cluster) {
 				}
 			})
 		}
+	}
+	row := r.showPools()[0]
+	if active, idle := row[len(row)-3].(int), row[len(row)-2].(int); active+idle == 0 {
+		t.Errorf("SHOW POOLS has no connections to standbys: %v", row)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"hash"
 	"os"
+	"time"
 )
 
 // clientTLS is the certificate shown to clients and what channel binding needs
@@ -16,6 +17,7 @@ type clientTLS struct {
 	config *tls.Config
 	// endpoint is the tls-server-end-point binding (RFC 5929).
 	endpoint []byte
+	expires  time.Time
 }
 
 func loadClientTLS(c ClientTLS) (*clientTLS, error) {
@@ -42,7 +44,7 @@ func loadClientTLS(c ClientTLS) (*clientTLS, error) {
 	h.Write(leaf.Raw)
 	return &clientTLS{
 		config:   &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12, NextProtos: []string{"postgresql"}},
-		endpoint: h.Sum(nil),
+		endpoint: h.Sum(nil), expires: leaf.NotAfter,
 	}, nil
 }
 
