@@ -59,8 +59,9 @@ generate: ## write the generated pages again
 fuzz: ## run each fuzz target for a minute
 	@scripts/fuzz.sh 60s
 
-fuzz-ci: ## the same for the parsers of SSE and RESP and the classification of requests only
+fuzz-ci: ## the same for the parsers of SSE and RESP and the classification of requests, 15 s for that of SQL
 	@scripts/fuzz.sh 60s ./internal/sse ./internal/resp ./gateway/dify
+	@scripts/fuzz.sh 15s ./pgproxy/route
 
 # Side by side with nginx, HAProxy, Envoy, Caddy and Traefik, as far as they are
 # installed (make setup-bench). One row against nginx alone, while working on it:
