@@ -29,6 +29,9 @@ const (
 	codeUndefinedDatabase = "3D000" // of the console
 )
 
+// codeDiskFull is what a server says that has no room to write.
+const codeDiskFull = "53100"
+
 // clientError is an error that a client may see.
 type clientError struct {
 	pgwire.ErrorResponse

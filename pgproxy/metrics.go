@@ -23,7 +23,7 @@ type metrics struct {
 	errors  sync.Map                 // SQLSTATE class → *atomic.Uint64
 
 	holds, cancels, replays, authFailures, authRefused, panics atomic.Uint64
-	certificatesApplied, certificatesRefused                   atomic.Uint64
+	certificatesApplied, certificatesRefused, diskFull         atomic.Uint64
 	pins                                                       [route.PinSessionState + 1]atomic.Uint64
 
 	waits              *prometheus.HistogramVec
@@ -147,6 +147,9 @@ func (m *metrics) error(code string) {
 		c, _ = m.errors.LoadOrStore(class, new(atomic.Uint64))
 	}
 	c.(*atomic.Uint64).Add(1)
+	if code == codeDiskFull {
+		m.diskFull.Add(1)
+	}
 }
 
 func desc(name, help string, labels ...string) *prometheus.Desc {
@@ -185,6 +188,7 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	if t := m.p.live.Load().tls; t != nil {
 		gauge(desc("certificate_expiry_timestamp_seconds", "When the certificate that clients get is not valid any more, as Unix time; no series without TLS."), float64(t.expires.Unix()))
 	}
+	counter(desc("disk_full_total", "Statements that a server refused because its disk is full (SQLSTATE 53100)."), m.diskFull.Load())
 	counter(desc("panics_total", "Sessions ended by a defect of the proxy."), m.panics.Load())
 	counter(desc("failovers_total", "Changes of the primary after the first one was found."), m.p.tracker.Failovers())
 	counter(desc("primary_conflicts_total", "Times that two servers claimed to be the primary on the same timeline."), m.p.tracker.Conflicts())
