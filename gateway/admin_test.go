@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"fournines/gateway/dify"
+	"fournines/internal/adminhttp"
 	"fournines/internal/eventually"
 )
 
@@ -177,21 +178,21 @@ func TestAdminNeedsATokenOffLoopback(t *testing.T) {
 	in := newInstance(t, "zone-a", say("a"))
 	for _, tc := range []struct {
 		listen string
-		admin  Admin
+		admin  adminhttp.Config
 		says   string
 	}{
-		{"127.0.0.1:1", Admin{API: true}, ""},
-		{"localhost:1", Admin{API: true}, ""},
-		{"[::1]:1", Admin{API: true}, ""},
-		{"127.9.0.1:1", Admin{API: true}, ""},
-		{":1", Admin{API: true}, "admin.tokenFile: needed"},
-		{"10.0.0.1:1", Admin{API: true}, "admin.tokenFile: needed"},
-		{"gateway:1", Admin{API: true}, "admin.tokenFile: needed"},
-		{"10.0.0.1:1", Admin{}, ""},
-		{"10.0.0.1:1", Admin{API: true, TokenFile: good}, ""},
-		{"10.0.0.1:1", Admin{API: true, TokenFile: file("open", "0123456789abcdef", 0o644)}, "chmod 600"},
-		{"10.0.0.1:1", Admin{API: true, TokenFile: file("short", "123", 0o600)}, "fewer than 16"},
-		{"10.0.0.1:1", Admin{API: true, TokenFile: good + "x"}, "no such file"},
+		{"127.0.0.1:1", adminhttp.Config{API: true}, ""},
+		{"localhost:1", adminhttp.Config{API: true}, ""},
+		{"[::1]:1", adminhttp.Config{API: true}, ""},
+		{"127.9.0.1:1", adminhttp.Config{API: true}, ""},
+		{":1", adminhttp.Config{API: true}, "admin.tokenFile: needed"},
+		{"10.0.0.1:1", adminhttp.Config{API: true}, "admin.tokenFile: needed"},
+		{"gateway:1", adminhttp.Config{API: true}, "admin.tokenFile: needed"},
+		{"10.0.0.1:1", adminhttp.Config{}, ""},
+		{"10.0.0.1:1", adminhttp.Config{API: true, TokenFile: good}, ""},
+		{"10.0.0.1:1", adminhttp.Config{API: true, TokenFile: file("open", "0123456789abcdef", 0o644)}, "chmod 600"},
+		{"10.0.0.1:1", adminhttp.Config{API: true, TokenFile: file("short", "123", 0o600)}, "fewer than 16"},
+		{"10.0.0.1:1", adminhttp.Config{API: true, TokenFile: good + "x"}, "no such file"},
 	} {
 		cfg := testConfig(in)
 		cfg.AdminListen, cfg.Admin = tc.listen, tc.admin

@@ -12,6 +12,7 @@ import (
 	"fournines/gateway/cache"
 	"fournines/gateway/jobs"
 	"fournines/gateway/limit"
+	"fournines/internal/adminhttp"
 	"fournines/topology"
 )
 
@@ -22,8 +23,8 @@ type Config struct {
 	Listen string `yaml:"listen"`
 	// AdminListen is the address of /metrics, /livez, /readyz and the admin API;
 	// empty turns them off. Default "127.0.0.1:9101".
-	AdminListen string `yaml:"adminListen"`
-	Admin       Admin  `yaml:"admin"`
+	AdminListen string           `yaml:"adminListen"`
+	Admin       adminhttp.Config `yaml:"admin"`
 	// Handover is the path of a Unix socket through which a second process with
 	// the same path takes over the listening sockets of a running one; see
 	// internal/handover. Empty (default) hands nothing over.
@@ -194,7 +195,7 @@ func DefaultConfig() Config {
 	return Config{
 		Listen:      ":8080",
 		AdminListen: "127.0.0.1:9101",
-		Admin:       Admin{API: true}, Tracing: defaultTracing(), ProxyProtocol: ProxyProtocol{Mode: ProxyProtocolOff},
+		Admin:       adminhttp.Config{API: true}, Tracing: defaultTracing(), ProxyProtocol: ProxyProtocol{Mode: ProxyProtocolOff},
 		TLS: TLS{Poll: 5 * time.Second}, AccessLogShare: 1,
 		Health:  Health{Path: "/health", Interval: time.Second, Timeout: time.Second, Rise: 2, Fall: 2},
 		Balance: Balance{LocalThreshold: 0.6, SlowStart: 10 * time.Second},
@@ -242,7 +243,7 @@ func (c *Config) Validate() error {
 	if c.AdminListen != "" {
 		address("adminListen", c.AdminListen)
 	}
-	c.Admin.validate(c.AdminListen, bad)
+	c.Admin.Validate(c.AdminListen, bad)
 	c.Tracing.validate(bad)
 	c.ProxyProtocol.validate(bad)
 	if (c.TLS.CertFile == "") != (c.TLS.KeyFile == "") {

@@ -5,36 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"time"
 
-	"fournines/internal/adminhttp"
 	"fournines/pgproxy/primary"
 )
-
-// Admin sets the admin API on adminListen, beside /metrics, /livez and /readyz.
-type Admin struct {
-	// API serves it. Default true.
-	API bool `yaml:"api"`
-	// TokenFile holds the token that callers of the API send as "Authorization:
-	// Bearer". Others must not be able to read it. It is needed when
-	// adminListen can be reached from other machines.
-	TokenFile string `yaml:"tokenFile"`
-}
-
-func (a *Admin) validate(listen string, bad func(field, format string, args ...any)) {
-	if listen == "" || !a.API || a.TokenFile != "" {
-		return
-	}
-	if _, _, err := net.SplitHostPort(listen); err != nil {
-		return // said elsewhere
-	}
-	if !adminhttp.Loopback(listen) {
-		bad("admin.tokenFile", "needed because other machines can reach adminListen %q; or set admin.api: false, or listen on a loopback address", listen)
-	}
-}
 
 // AdminToken is what callers of the admin API must send, "" for nothing.
 func (p *Proxy) AdminToken() string { return p.live.Load().adminToken }

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"fournines/internal/adminhttp"
 	"fournines/internal/strictyaml"
 	"fournines/topology"
 )
@@ -28,7 +29,7 @@ type Config struct {
 	// API; empty is none.
 	AdminListen string `yaml:"adminListen"`
 	// Admin is the admin API.
-	Admin Admin `yaml:"admin"`
+	Admin adminhttp.Config `yaml:"admin"`
 	// Zone is the failure domain that this proxy stands in; empty is unknown.
 	Zone string `yaml:"zone"`
 	// LogLevel is debug, info (default), warn or error.
@@ -203,7 +204,7 @@ func DefaultConfig() Config {
 		Probe:    Probe{User: "pgproxy", Database: "postgres", Interval: 500 * time.Millisecond, Timeout: time.Second, Misses: 3},
 		Pool: Pool{Mode: ModeTransaction, Size: 20, Queue: 5000, QueueTimeout: 30 * time.Second, MaxClientConnections: 5000,
 			IdleTimeout: 10 * time.Minute, MaxPrepared: 200},
-		Admin:        Admin{API: true},
+		Admin:        adminhttp.Config{API: true},
 		Console:      Console{Database: "pgproxy"},
 		Hold:         Hold{Timeout: 30 * time.Second, Max: 1000},
 		Splitting:    Splitting{Mode: SplittingOff, MaxStaleness: 100 * time.Millisecond, MaxAddedLatency: 5 * time.Millisecond},
@@ -257,7 +258,7 @@ func (c *Config) Validate() error {
 	if c.AdminListen != "" {
 		hostPort("adminListen", c.AdminListen)
 	}
-	c.Admin.validate(c.AdminListen, bad)
+	c.Admin.Validate(c.AdminListen, bad)
 	if len(c.Backends) == 0 {
 		bad("backends", "at least one is needed")
 	}
