@@ -101,7 +101,8 @@ func (s *session) park() bool {
 	if s.br != noBuffer {
 		s.dropBuffer(s.br)
 	}
-	s.q, s.out, s.scratch, s.replay = nil, nil, nil, nil
+	s.kept.reset()
+	s.q, s.out, s.scratch = nil, nil, nil
 	return true
 }
 
