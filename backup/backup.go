@@ -50,12 +50,18 @@ type Options struct {
 	ConfigFile string
 	// Progress is told how far long operations are; nil means nobody wants to know.
 	Progress func(Progress)
+	// Set is the name of the set of backups to look at when it is not that of the
+	// configuration: one that an earlier cluster left in the same target.
+	Set string
 	// Now is the clock of the schedule; nil means time.Now.
 	Now func() time.Time
 }
 
 // New returns the backups that cfg describes. It opens nothing.
 func New(cfg Config, opts Options) (*Backups, error) {
+	if opts.Set != "" {
+		cfg.Name = opts.Set
+	}
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}

@@ -258,6 +258,9 @@ func TestBackups(t *testing.T) {
 					t.Errorf("restored rows %v, want %v", got, tt.want)
 				}
 				auto, err := os.ReadFile(filepath.Join(tt.restore.Dir, "postgresql.auto.conf"))
+				if strings.Contains(string(auto), "\nrecovery_target") || strings.Contains(string(auto), "\nrestore_command") {
+					t.Errorf("the restored server still has a target:\n%s", auto)
+				}
 				if off := strings.Contains(string(auto), "archive_mode = 'off'"); err != nil || off == tt.restore.KeepArchiving {
 					t.Errorf("archive_mode is off in the restored server: %t (%v)", off, err)
 				}

@@ -36,6 +36,11 @@ type Config struct {
 	// FullEvery is how many days a full backup serves as the base of
 	// differential ones. With 1 each daily backup is full.
 	FullEvery int `yaml:"fullEvery"`
+	// WALLimit in bytes is how much WAL may wait in a server for an archive that
+	// takes none. What comes then is dropped, so that the server's disk does not
+	// fill up: no recovery can pass that point, and the scheduler takes a backup
+	// as soon as the archive works again. 0 never drops any.
+	WALLimit int64 `yaml:"walLimit"`
 	// Processes copy and compress files at the same time.
 	Processes int `yaml:"processes"`
 	// ArchiveTimeout is how long a backup waits for the WAL that it needs.
@@ -81,9 +86,23 @@ type S3 struct {
 	// AccessKeyFile and SecretKeyFile are files of mode 0600.
 	AccessKeyFile string `yaml:"accessKeyFile"`
 	SecretKeyFile string `yaml:"secretKeyFile"`
+	// Timeout is how long the service may take for a step of a request. One that
+	// does not answer is asked again for about four times as long, then the
+	// operation fails. 0 means 15 s.
+	Timeout time.Duration `yaml:"timeout"`
 	// CAFile has the certificates that vouch for the service; empty means the
 	// machine's own.
 	CAFile string `yaml:"caFile"`
+}
+
+// defaultS3Timeout is S3.Timeout where that is zero.
+const defaultS3Timeout = 15 * time.Second
+
+func (s *S3) timeout() time.Duration {
+	if s.Timeout == 0 {
+		return defaultS3Timeout
+	}
+	return s.Timeout
 }
 
 func (s *S3) prefix() string { return "/" + strings.Trim(s.Prefix, "/") }
@@ -123,7 +142,7 @@ func LoadConfig(path string) (Config, error) {
 	return cfg, nil
 }
 
-var nameForm = regexp.MustCompile(`^[a-z][a-z0-9-]{0,30}$`)
+var nameForm = regexp.MustCompile(`^[a-z][a-z0-9-]{0,46}$`)
 
 // Validate reports every mistake; each names its field.
 func (c *Config) Validate() error {
@@ -147,7 +166,7 @@ func (c *Config) Validate() error {
 		}
 	}
 	if !nameForm.MatchString(c.Name) {
-		add("name", "", "%q: want at most 31 lower-case letters, digits and dashes, starting with a letter", c.Name)
+		add("name", "", "%q: want at most 47 lower-case letters, digits and dashes, starting with a letter", c.Name)
 	}
 	absolute("stateDir", c.StateDir, true)
 	absolute("folder", c.Folder, c.S3 == nil)
@@ -169,6 +188,9 @@ func (c *Config) Validate() error {
 		absolute("s3.accessKeyFile", s.AccessKeyFile, true)
 		absolute("s3.secretKeyFile", s.SecretKeyFile, true)
 		absolute("s3.caFile", s.CAFile, false)
+		if s.Timeout < 0 || s.Timeout > time.Hour {
+			add("s3.timeout", "leave it out for 15s", "%v is not within 0s to 1h", s.Timeout)
+		}
 	}
 	absolute("cipherPassFile", c.CipherPassFile, false)
 	absolute("passwordFile", c.PasswordFile, false)
@@ -184,6 +206,9 @@ func (c *Config) Validate() error {
 		if d.value < time.Second || d.value > 24*time.Hour {
 			add(d.name, "", "%v is not within 1s to 24h", d.value)
 		}
+	}
+	if c.WALLimit != 0 && c.WALLimit < walSegmentSize || c.WALLimit < 0 {
+		add("walLimit", "leave it out to drop nothing, or give bytes", "%d is less than a WAL segment of %d bytes", c.WALLimit, walSegmentSize)
 	}
 	if c.User == "" {
 		add("user", "", "is missing")

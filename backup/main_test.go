@@ -22,6 +22,12 @@ import (
 // megabyte, when there is one.
 const smallDisk = "FOURNINES_TEST_SMALL_DISK"
 
+// weedVariable is the environment variable with the path of the S3 server.
+const weedVariable = "FOURNINES_TEST_WEED"
+
+// weedPath is where setup puts it.
+const weedPath = "../.tools/venv/bin/weed"
+
 // fastDiskOptions are those of the one in memory that the targets and the
 // restored directories lie on: pgBackRest syncs every file that it writes.
 const fastDiskOptions = "size=2g,mode=0777"
@@ -84,6 +90,12 @@ func asOwner() (code int, err error) {
 	cmd := exec.Command(binary, args...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.Env = append(os.Environ(), "TMPDIR="+tmp, "HOME="+tmp)
+	if weed, err := filepath.Abs(weedPath); err == nil {
+		here := filepath.Join(dir, "weed")
+		if copyFile(weed, here) == nil {
+			cmd.Env = append(cmd.Env, weedVariable+"="+here)
+		}
+	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Credential: &syscall.Credential{Uid: uint32(owner.UID), Gid: uint32(owner.GID)},
 		Pdeathsig:  syscall.SIGKILL,
@@ -120,8 +132,10 @@ func mountDisks(fast, small string) error {
 	return nil
 }
 
-func copyProgram(to string) error {
-	from, err := os.Open(os.Args[0])
+func copyProgram(to string) error { return copyFile(os.Args[0], to) }
+
+func copyFile(path, to string) error {
+	from, err := os.Open(path)
 	if err != nil {
 		return err
 	}

@@ -19,6 +19,8 @@ var (
 	descStored      = desc("stored_bytes", "What the backups take in the target, without WAL.")
 	descLag         = desc("archive_lag_seconds", "Age of the oldest complete WAL segment that is not archived; 0 when none waits.")
 	descWaiting     = desc("archive_waiting_segments", "Complete WAL segments that are not archived.")
+	descWAL         = desc("wal_bytes", "What the primary's WAL takes on its disk.")
+	descWanted      = desc("wanted", "1 when WAL is missing from the archive since the newest backup, so that no recovery can pass it: a new backup is due at once.")
 	descArchived    = desc("archive_segments_total", "WAL segments archived by the present primary.")
 	descRejected    = desc("archive_failures_total", "Failed attempts of the present primary to archive.")
 	descAsked       = desc("archive_known", "1 when the primary says how far its archive is.")
@@ -49,6 +51,10 @@ func (s *Scheduler) Collect(ch chan<- prometheus.Metric) {
 		if newest, ok := seen.inv.Latest(); ok && op == OpBackup {
 			last = newest.Ended
 		}
+		// A drill can be late only when there was something to restore for that long.
+		if last.IsZero() && op == OpDrill && len(seen.inv.Backups) > 0 {
+			last = seen.inv.Backups[0].Ended
+		}
 		gauge(descLastSuccess, unix(last), op)
 		gauge(descFailed, truth(r.Failed()), op)
 		counter(descRuns, float64(r.Successes), op, "ok")
@@ -66,10 +72,12 @@ func (s *Scheduler) Collect(ch chan<- prometheus.Metric) {
 	if seen.asked {
 		gauge(descBackups, float64(len(seen.inv.Backups)))
 		gauge(descStored, float64(stored))
+		gauge(descWanted, truth(seen.wanted))
 	}
 	gauge(descAsked, truth(seen.lagOK))
 	if seen.lagOK {
 		gauge(descLag, seen.lag.Oldest.Seconds())
+		gauge(descWAL, float64(seen.lag.WAL))
 		gauge(descWaiting, float64(seen.lag.Waiting))
 		counter(descArchived, float64(seen.lag.Archived))
 		counter(descRejected, float64(seen.lag.Failed))

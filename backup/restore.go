@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -94,7 +96,8 @@ type Restore struct {
 	// otherwise a private server carries it out and is stopped again.
 	FilesOnly bool
 	// KeepArchiving lets the restored server archive like the original, whose
-	// place it takes. Otherwise its archive_mode is off, because two servers
+	// place it takes; what a primary that still runs has written last is brought
+	// to the archive first. Otherwise its archive_mode is off, because two servers
 	// must not archive into one set of backups.
 	KeepArchiving bool
 }
@@ -120,6 +123,9 @@ func (b *Backups) Restore(ctx context.Context, r Restore) (Restored, error) {
 		return Restored{}, err
 	}
 	begin := time.Now()
+	if r.KeepArchiving {
+		b.shipLast(ctx)
+	}
 	done, err := b.files(ctx, r)
 	if err != nil {
 		return done, err
@@ -134,13 +140,29 @@ func (b *Backups) Restore(ctx context.Context, r Restore) (Restored, error) {
 			return done, err
 		}
 	}
+	var drop []string
 	if r.KeepArchiving {
-		if err := dropSetting(filepath.Join(done.Dir, "postgresql.auto.conf"), "archive_mode"); err != nil {
-			return done, err
-		}
+		drop = append(drop, "archive_mode")
+	}
+	if !r.FilesOnly {
+		// The target is behind us: a server that once follows another one would
+		// stop there again.
+		drop = append(drop, "restore_command", "recovery_target", "recovery_target_*")
+	}
+	if err := dropSettings(filepath.Join(done.Dir, "postgresql.auto.conf"), drop); err != nil {
+		return done, err
 	}
 	done.Took = time.Since(begin)
 	return done, nil
+}
+
+// shipLast has the primary, if there is one, archive what it wrote last. Without
+// it the restore goes as far as the archive does, and says so when that is not
+// far enough.
+func (b *Backups) shipLast(ctx context.Context) {
+	if node, err := b.primary(ctx); err == nil {
+		_, _ = b.shipped(ctx, node)
+	}
 }
 
 // files brings the files of a backup and the settings of the recovery.
@@ -170,7 +192,7 @@ func (b *Backups) files(ctx context.Context, r Restore) (Restored, error) {
 		"--set=" + label,
 		"--archive-mode=off",
 		"--tablespace-map-all=" + tablespaces(dir),
-		"--recovery-option=restore_command=" + restoreCommand(b.executable, b.configFile),
+		"--recovery-option=restore_command=" + restoreCommand(b.executable, b.configFile, b.cfg.Name),
 	}, target...)
 	err = b.run(ctx, call{command: "restore", args: args, node: Node{DataDir: dir}, phase: "restore files"})
 	if err != nil {
@@ -271,17 +293,22 @@ func mustBeEmpty(dir string) error {
 	return fmt.Errorf("%s is not empty (%s): a restore needs an empty directory and never overwrites one", dir, entries[0].Name())
 }
 
-// dropSetting removes the lines of a setting from a configuration file.
-func dropSetting(path, name string) error {
-	text, err := os.ReadFile(path)
+// dropSettings removes the lines of settings from a configuration file; a star
+// ends a name that stands for several.
+func dropSettings(file string, names []string) error {
+	text, err := os.ReadFile(file)
 	if err != nil {
 		return fmt.Errorf("read the restored settings: %w", err)
 	}
 	var kept strings.Builder
 	for line := range strings.Lines(string(text)) {
-		if key, _, _ := strings.Cut(line, "="); strings.TrimSpace(key) != name {
+		key, _, _ := strings.Cut(line, "=")
+		if !slices.ContainsFunc(names, func(name string) bool {
+			matches, err := path.Match(name, strings.TrimSpace(key))
+			return err == nil && matches
+		}) {
 			kept.WriteString(line)
 		}
 	}
-	return process.WriteFile(path, []byte(kept.String()), 0o600, process.Owner{})
+	return process.WriteFile(file, []byte(kept.String()), 0o600, process.Owner{})
 }

@@ -22,12 +22,23 @@ type Scheduler struct {
 
 	mu   sync.Mutex
 	seen status
+	// mended is the primary, and its timeline, behind which the archive has been
+	// mended.
+	mended primary
+}
+
+// primary is a server and its timeline, which grows with each failover.
+type primary struct {
+	node     string
+	timeline int
 }
 
 // status is what the metrics tell.
 type status struct {
 	// asked says that the target has answered at least once.
-	asked   bool
+	asked bool
+	// wanted says that a backup is due before its schedule.
+	wanted  bool
 	inv     Inventory
 	records map[string]Record
 	lag     Lag
@@ -40,6 +51,8 @@ const (
 	tick = time.Second
 	// lookPause is between two looks at the archive's lag.
 	lookPause = 15 * time.Second
+	// lookAgain is how long what is known of the target serves.
+	lookAgain = time.Minute
 	// retryFirst and retryMost bound the pauses after a failure, which double.
 	retryFirst = 15 * time.Second
 	retryMost  = 10 * time.Minute
@@ -87,6 +100,7 @@ type job struct {
 // is none.
 func (s *Scheduler) Run(ctx context.Context) error {
 	jobs := []*job{
+		{name: "mend", due: s.mendDue, run: s.mend},
 		{name: OpBackup, due: s.backupDue, run: func(ctx context.Context) error {
 			taken, err := s.b.Now(ctx, "")
 			if err == nil {
@@ -109,10 +123,13 @@ func (s *Scheduler) Run(ctx context.Context) error {
 	}()
 	defer func() { <-done }()
 	s.look(ctx)
+	looked := time.Now()
 	for {
 		for _, j := range jobs {
+			due := j.due()
+			// Read after that: what is due now is not due later.
 			now := s.b.now()
-			if due := j.due(); due.IsZero() || due.After(now) || j.again.After(now) {
+			if due.IsZero() || due.After(now) || j.again.After(now) {
 				continue
 			}
 			err := j.run(ctx)
@@ -124,6 +141,12 @@ func (s *Scheduler) Run(ctx context.Context) error {
 				s.log.Error("operation failed", "operation", j.name, "err", err, "again_at", j.again)
 			}
 			s.look(ctx)
+			looked = time.Now()
+		}
+		// Others take, check and prune backups too.
+		if time.Since(looked) > lookAgain {
+			s.look(ctx)
+			looked = time.Now()
 		}
 		select {
 		case <-ctx.Done():
@@ -151,7 +174,7 @@ func (s *Scheduler) backupDue() time.Time {
 		return time.Time{}
 	}
 	last, ok := s.seen.inv.Latest()
-	if !ok {
+	if !ok || s.seen.wanted {
 		return s.b.now()
 	}
 	return s.backup.Next(last.Started.In(s.b.now().Location()))
@@ -176,6 +199,7 @@ func (s *Scheduler) drillDue() time.Time {
 func (s *Scheduler) look(ctx context.Context) {
 	inv, err := s.b.List(ctx)
 	records, recordsErr := s.b.Records()
+	defer s.setWanted() // after the unlock below
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if recordsErr == nil {
@@ -188,6 +212,50 @@ func (s *Scheduler) look(ctx context.Context) {
 	}
 }
 
+// mendDue is now when there is another primary, or timeline, than the last time
+// that the archive was mended.
+func (s *Scheduler) mendDue() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.seen.lagOK || !s.seen.asked || s.mended == (primary{s.seen.lag.Node, s.seen.lag.Timeline}) {
+		return time.Time{}
+	}
+	return s.b.now()
+}
+
+// mend closes the hole that a failover may have left in the archive.
+func (s *Scheduler) mend(ctx context.Context) error {
+	s.mu.Lock()
+	at := primary{s.seen.lag.Node, s.seen.lag.Timeline}
+	s.mu.Unlock()
+	stored, err := s.b.Mend(ctx)
+	if len(stored) > 0 {
+		s.log.Info("WAL of a new primary brought to the archive", "node", at.node, "timeline", at.timeline, "files", stored)
+	}
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.mended = at
+	s.mu.Unlock()
+	return nil
+}
+
+// setWanted notes whether a backup is due before its schedule.
+func (s *Scheduler) setWanted() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	why, wanted, err := s.b.Wanted()
+	if err != nil {
+		s.log.Error("cannot see if a backup is wanted", "err", err)
+		return
+	}
+	if wanted && !s.seen.wanted {
+		s.log.Warn("a backup is wanted", "reason", why.Reason, "since", why.Since)
+	}
+	s.seen.wanted = wanted
+}
+
 // watchArchive keeps the archive's lag.
 func (s *Scheduler) watchArchive(ctx context.Context) {
 	for {
@@ -195,6 +263,7 @@ func (s *Scheduler) watchArchive(ctx context.Context) {
 		s.mu.Lock()
 		s.seen.lag, s.seen.lagOK = lag, err == nil
 		s.mu.Unlock()
+		s.setWanted()
 		select {
 		case <-ctx.Done():
 			return

@@ -136,7 +136,11 @@ func (b *Backups) info(ctx context.Context) (answer info, exists bool, err error
 		return answer, true, nil
 	default:
 		cause := firstError("ERROR: [000]: " + s.Message)
-		return answer, true, &ToolError{Command: "info", Code: s.Code, Message: strings.TrimSpace(b.meaning(codeOf(s.Message), cause) + " (" + cause + ")")}
+		meaning := b.serviceTrouble(s.Message)
+		if meaning == "" {
+			meaning = b.meaning(codeOf(s.Message), cause)
+		}
+		return answer, true, &ToolError{Command: "info", Code: s.Code, Message: strings.TrimSpace(meaning + " (" + cause + ")")}
 	}
 }
 
@@ -224,6 +228,7 @@ func (b *Backups) take(ctx context.Context, kind string) (Backup, error) {
 	if kind == "" {
 		kind = b.due(before)
 	}
+	began := time.Now()
 	b.progress(Progress{Phase: "begin a " + kind + " backup of " + node.Name, Percent: -1})
 	err = b.run(ctx, call{
 		command: "backup", node: node, phase: "copy files",
@@ -243,6 +248,9 @@ func (b *Backups) take(ctx context.Context, kind string) (Backup, error) {
 		return Backup{}, fmt.Errorf("pgBackRest reported success, but %s lists no new backup", b.Target())
 	}
 	if err := b.note(ctx, node, taken.Label); err != nil {
+		return taken, err
+	}
+	if err := b.satisfy(began); err != nil {
 		return taken, err
 	}
 	if taken.PageErrors {

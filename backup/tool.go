@@ -35,6 +35,9 @@ type call struct {
 	phase string
 	// stdout receives the output of commands that answer; nil for others.
 	stdout io.Writer
+	// warned is told what the command warned of when it went well; nil for
+	// commands whose warnings say nothing more.
+	warned func(string)
 }
 
 // environment is all that pgBackRest gets to know. Secrets travel here, where
@@ -58,6 +61,9 @@ func (b *Backups) environment(n Node) ([]string, error) {
 	set("REPO1_BUNDLE", "y")
 	set("REPO1_RETENTION_FULL_TYPE", "time")
 	set("REPO1_RETENTION_FULL", strconv.Itoa(c.KeepDays))
+	if c.WALLimit > 0 {
+		set("ARCHIVE_PUSH_QUEUE_MAX", strconv.FormatInt(c.WALLimit, 10))
+	}
 	if n.DataDir != "" {
 		set("PG1_PATH", n.DataDir)
 	}
@@ -79,6 +85,7 @@ func (b *Backups) environment(n Node) ([]string, error) {
 		set("REPO1_S3_BUCKET", s.Bucket)
 		set("REPO1_S3_ENDPOINT", s.Endpoint)
 		set("REPO1_S3_REGION", s.Region)
+		set("IO_TIMEOUT", strconv.FormatFloat(s.timeout().Seconds(), 'f', -1, 64))
 		if s.PathStyle {
 			set("REPO1_S3_URI_STYLE", "path")
 		}
@@ -144,7 +151,7 @@ func (b *Backups) run(ctx context.Context, c call) error {
 	if err != nil {
 		return err
 	}
-	if err := runLocked(cmd); err != nil {
+	if err := runLocked(cmd, patient[c.command]); err != nil {
 		lines()
 		if errors.Is(err, os.ErrNotExist) {
 			return fmt.Errorf("%s is not installed; run `make setup`, or correct pgbackrest in the configuration", b.cfg.PgBackRest)
@@ -155,6 +162,9 @@ func (b *Backups) run(ctx context.Context, c call) error {
 		return b.explain(c.command, cmd.ProcessState, err, stderr.String())
 	}
 	lines()
+	if c.warned != nil {
+		c.warned(stderr.String())
+	}
 	return nil
 }
 
@@ -210,13 +220,24 @@ func (b *Backups) follow(r io.Reader, c call) {
 	}
 }
 
+// patient are the commands that make way for the database and its application.
+var patient = map[string]bool{"backup": true, "restore": true, "verify": true, "expire": true}
+
+// makesWay is the niceness of patient commands.
+const makesWay = 10
+
 // runLocked runs the command to its end; see startLocked.
-func runLocked(cmd *exec.Cmd) error {
+func runLocked(cmd *exec.Cmd, nice bool) error {
 	started := make(chan error, 1)
 	ended := make(chan error, 1)
 	go func() { ended <- startLocked(cmd, started) }()
 	if err := <-started; err != nil {
 		return err
+	}
+	if nice {
+		// Its workers, which it starts later, inherit it. Without it they are only
+		// less polite.
+		_ = syscall.Setpriority(syscall.PRIO_PROCESS, cmd.Process.Pid, makesWay)
 	}
 	return <-ended
 }
@@ -291,6 +312,10 @@ func (b *Backups) explain(command string, state *os.ProcessState, err error, std
 		message = "the target " + b.Target() + " is read-only"
 	case strings.Contains(cause, "[13]"):
 		message = "permission denied: give the account that runs this the right to use what is named"
+	case strings.Contains(cause, "do not match stanza"):
+		message = "the set of backups " + b.cfg.Name + " in " + b.Target() + " is that of another cluster: give this one a name or a target of its own"
+	case b.serviceTrouble(stderr) != "":
+		message = b.serviceTrouble(stderr)
 	default:
 		message = b.meaning(e.Code, cause)
 	}
@@ -303,6 +328,40 @@ func (b *Backups) explain(command string, state *os.ProcessState, err error, std
 		e.Message = message + " (" + cause + ")"
 	}
 	return e
+}
+
+var (
+	httpFailed = regexp.MustCompile(`HTTP request failed with ([0-9]{3})`)
+	// serviceCode is how an S3 service names an error.
+	serviceCode = regexp.MustCompile(`<Code>([A-Za-z0-9]+)</Code>`)
+	noAnswer    = regexp.MustCompile(`unable to connect to|unable to get address|HostConnectError|timeout after [0-9]+ms waiting for (read|write)|unexpected EOF|read error on socket|TLS error`)
+)
+
+// serviceTrouble says what an S3 service refused, or that it did not answer;
+// empty when the target is a folder or it is something else.
+func (b *Backups) serviceTrouble(text string) string {
+	s := b.cfg.S3
+	if s == nil {
+		return ""
+	}
+	code := ""
+	if m := serviceCode.FindStringSubmatch(text); m != nil {
+		code = m[1]
+	}
+	status := httpFailed.FindStringSubmatch(text)
+	switch {
+	case strings.Contains(text, "unable to verify certificate"), strings.Contains(text, "unable to find hostname"):
+		return "the certificate of " + s.Endpoint + " is not trusted: name the file of its authority in s3.caFile"
+	case code == "NoSuchBucket":
+		return "there is no bucket " + s.Bucket + " at " + s.Endpoint + ": create it, or correct s3.bucket"
+	case status != nil && status[1] == "403":
+		return s.Endpoint + " refuses the keys in " + s.AccessKeyFile + " and " + s.SecretKeyFile + " for bucket " + s.Bucket + " (" + code + ")"
+	case status != nil && code != "":
+		return s.Endpoint + " answers with status " + status[1] + " (" + code + ")"
+	case noAnswer.MatchString(text):
+		return s.Endpoint + " does not answer"
+	}
+	return ""
 }
 
 const corrupt = "a file in the backup is corrupt, so it cannot be restored: verify the others and take a new one"
@@ -369,6 +428,8 @@ func firstError(stderr string) string {
 		words = append(words, line)
 	}
 	text := strings.ToValidUTF8(strings.Join(words, " "), "?")
+	// What follows is the whole request and its answer.
+	text, _, _ = strings.Cut(text, ": *** Path")
 	text = strings.Map(func(r rune) rune {
 		if r < ' ' || r == 0x7f {
 			return ' '

@@ -179,8 +179,9 @@ func (s segment) String() string {
 // archived are the segments of one archive.
 type archived map[segment]bool
 
-// segments lists the WAL in the target by archive.
-func (b *Backups) segments(ctx context.Context) (map[string]archived, error) {
+// archivedNames lists the WAL files in the target, each with the archive it is in:
+// "15-1/000000010000000000000003", "15-1/00000002.history".
+func (b *Backups) archivedNames(ctx context.Context) (map[string]bool, error) {
 	var out bytes.Buffer
 	err := b.run(ctx, call{
 		command: "repo-ls", args: []string{"--recurse", "--output=json"}, operands: []string{"archive/" + b.cfg.Name}, stdout: &out,
@@ -192,14 +193,26 @@ func (b *Backups) segments(ctx context.Context) (map[string]archived, error) {
 	if err := json.Unmarshal(out.Bytes(), &files); err != nil {
 		return nil, fmt.Errorf("read pgBackRest's list of the archive: %w", err)
 	}
-	all := map[string]archived{}
+	names := map[string]bool{}
 	for file := range files {
 		id, _, ok := strings.Cut(file, "/")
-		m := archivedFile.FindStringSubmatch(path.Base(file))
-		if !ok || m == nil {
-			continue
+		if m := archivedFile.FindStringSubmatch(path.Base(file)); ok && m != nil {
+			names[id+"/"+m[1]] = true
 		}
-		s, ok := parseSegment(m[1])
+	}
+	return names, nil
+}
+
+// segments lists the WAL segments in the target by archive.
+func (b *Backups) segments(ctx context.Context) (map[string]archived, error) {
+	names, err := b.archivedNames(ctx)
+	if err != nil {
+		return nil, err
+	}
+	all := map[string]archived{}
+	for name := range names {
+		id, file, _ := strings.Cut(name, "/")
+		s, ok := parseSegment(file)
 		if !ok {
 			continue
 		}
@@ -212,8 +225,8 @@ func (b *Backups) segments(ctx context.Context) (map[string]archived, error) {
 }
 
 // archivedFile is the name of a complete segment in the archive, which has its
-// checksum behind it.
-var archivedFile = regexp.MustCompile(`^([0-9A-F]{24})-[0-9a-f]{40}(\.[a-z0-9]+)?$`)
+// checksum behind it, or of a timeline's history.
+var archivedFile = regexp.MustCompile(`^([0-9A-F]{24}|[0-9A-F]{8}\.history)(?:-[0-9a-f]{40}(?:\.[a-z0-9]+)?)?$`)
 
 func newestOf(archives map[string]archived) string {
 	newest := ""

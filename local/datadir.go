@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -47,9 +48,16 @@ func IsDataDir(dir string) bool {
 	return err == nil && st.Mode().IsRegular()
 }
 
-// DeleteDir deletes a data directory and everything in it. It refuses a
-// directory without the marker of PrepareDir, and one that is in use.
-func DeleteDir(dir string) error {
+// HasBackups reports if the data directory dir holds backups of PostgreSQL.
+func HasBackups(dir string) bool {
+	sets, err := filepath.Glob(filepath.Join(dir, BackupFolder, "backup", "*", "backup.info*"))
+	return err == nil && len(sets) > 0
+}
+
+// DeleteDir deletes a data directory and everything in it but the entries named
+// keep. It refuses a directory without the marker of PrepareDir, and one that is
+// in use.
+func DeleteDir(dir string, keep ...string) error {
 	real, err := filepath.EvalSymlinks(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -70,13 +78,22 @@ func DeleteDir(dir string) error {
 		return fmt.Errorf("delete data: %w", err)
 	}
 	// The marker goes last, so that an interrupted deletion can be repeated.
+	kept := false
 	for _, e := range entries {
 		if e.Name() == markerFile || e.Name() == lockFile {
+			continue
+		}
+		if slices.Contains(keep, e.Name()) {
+			kept = true
 			continue
 		}
 		if err := os.RemoveAll(filepath.Join(real, e.Name())); err != nil {
 			return fmt.Errorf("delete data: %w", err)
 		}
+	}
+	if kept {
+		// The marker stays: it is still our directory.
+		return nil
 	}
 	for _, name := range []string{lockFile, markerFile} {
 		if err := os.Remove(filepath.Join(real, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {

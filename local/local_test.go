@@ -580,6 +580,31 @@ func TestForeignDirectoryIsLeftAlone(t *testing.T) {
 }
 
 // Socket paths have at most 107 bytes; directories may have more.
+func TestDeleteDirKeepsBackups(t *testing.T) {
+	dir := newDir(t)
+	if HasBackups(dir) {
+		t.Error("an empty directory has backups")
+	}
+	info := filepath.Join(dir, BackupFolder, "backup", "main", "backup.info")
+	ok(t, os.MkdirAll(filepath.Dir(info), 0o700))
+	ok(t, os.WriteFile(info, []byte("x"), 0o600))
+	ok(t, os.WriteFile(filepath.Join(dir, "other"), []byte("x"), 0o600))
+	if !HasBackups(dir) {
+		t.Error("the backups are not found")
+	}
+	ok(t, DeleteDir(dir, BackupFolder))
+	if _, err := os.Stat(filepath.Join(dir, "other")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the rest is still there: %v", err)
+	}
+	if !HasBackups(dir) || !IsDataDir(dir) {
+		t.Error("the backups are gone, or the directory is not ours any more")
+	}
+	ok(t, DeleteDir(dir))
+	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the directory is still there: %v", err)
+	}
+}
+
 func TestLongDataDir(t *testing.T) {
 	dir := filepath.Join(newDir(t), strings.Repeat("long", 25), "data")
 	ok(t, PrepareDir(dir))

@@ -35,6 +35,7 @@ const (
 	hostAlertmanager = 3
 	hostNode         = 4
 	hostRedisMetrics = 5
+	hostBackup       = 6
 
 	zoneEtcd        = 10
 	zonePostgres    = 20
@@ -55,6 +56,7 @@ const (
 	pgproxyAdminPort    = 9102
 	redisproxyAdminPort = 9103
 	balancerAdminPort   = 9104
+	backupAdminPort     = 9105
 	postgresPort        = 5432
 	redisPort           = 6379
 	milvusPort          = 19530
@@ -168,7 +170,7 @@ func (p *planner) network(ctx context.Context) error {
 		ID:            hex.EncodeToString(sum[:4]),
 		Mode:          zonenet.Mode(saved.Mode),
 		Subnet:        saved.Subnet,
-		HostNumbers:   []int{hostBalancer, hostPrometheus, hostAlertmanager, hostNode, hostRedisMetrics},
+		HostNumbers:   []int{hostBalancer, hostPrometheus, hostAlertmanager, hostNode, hostRedisMetrics, hostBackup},
 		ZoneNumbers:   map[string][]int{},
 		Delay:         p.Spec.Local.CrossZoneDelay.Std(),
 		ControlSocket: filepath.Join(os.TempDir(), "fournines-"+hex.EncodeToString(sum[:4])+"-zonelink.sock"),

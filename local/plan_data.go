@@ -12,6 +12,7 @@ import (
 	"fournines/component/milvus"
 	"fournines/component/postgres"
 	"fournines/component/rediscluster"
+	"fournines/internal/process"
 	"fournines/internal/zonenet"
 )
 
@@ -83,7 +84,8 @@ func (p *planner) addPostgres() error {
 			MaxConnections:   s.MaxConnections,
 			SharedBuffersMiB: int(s.SharedBuffers >> 20),
 			TTL:              s.Patroni.TTL.Std(), LoopWait: s.Patroni.LoopWait.Std(), RetryTimeout: s.Patroni.RetryTimeout.Std(),
-			Asynchronous: !s.Synchronous,
+			Asynchronous:   !s.Synchronous,
+			ArchiveCommand: p.archiveCommand(),
 			Passwords: postgres.NodePasswords{
 				Superuser:  p.secrets.Path("postgres-superuser"),
 				Replicator: p.secrets.Path("postgres-replicator"),
@@ -93,12 +95,18 @@ func (p *planner) addPostgres() error {
 			Owner: p.Owner,
 		})
 	}
+	var scheduler process.Unit
+	if p.Spec.Backup.Enabled {
+		if scheduler, err = p.planBackup(configs); err != nil {
+			return err
+		}
+	}
 	if err := p.add(postgres.RecoveryTask(postgres.RecoveryConfig{Nodes: configs, After: p.names("etcd")})); err != nil {
 		return err
 	}
 	for _, cfg := range configs {
 		u, err := postgres.Unit(cfg)
-		u.After = append(u.After, p.names("etcd", "postgres-recovery")...)
+		u.After = append(u.After, p.names("etcd", "postgres-recovery", "backup-setup")...)
 		if err := p.add(u, err); err != nil {
 			return err
 		}
@@ -120,11 +128,15 @@ func (p *planner) addPostgres() error {
 			return err
 		},
 	})
-	return p.add(postgres.BootstrapTask(postgres.BootstrapConfig{
+	err = p.add(postgres.BootstrapTask(postgres.BootstrapConfig{
 		Nodes: nodes, After: p.names("postgres"),
 		Superuser: p.secrets.Path("postgres-superuser"), Dify: p.secrets.Path("postgres-dify"),
 		Monitor: p.secrets.Path("postgres-monitor"), PGProxy: p.secrets.Path("postgres-pgproxy"),
 	}))
+	if err != nil || scheduler.Process == nil {
+		return err
+	}
+	return p.add(scheduler, nil)
 }
 
 func (p *planner) redisNodes() ([]rediscluster.Node, error) {

@@ -57,8 +57,9 @@ type Spec struct {
 	// SLO is the objective that the alerts of `fournines up` and the verdict
 	// of `fournines drill` measure against.
 	SLO SLO `yaml:"slo"`
-	// Backup is when base backups of PostgreSQL are taken, where they go and
-	// how long they are kept. `fournines backup` reads it.
+	// Backup is when PostgreSQL is backed up, where that goes and how long it is
+	// kept. `fournines up` archives and schedules; `fournines backup` lists, takes,
+	// checks and restores.
 	Backup Backup `yaml:"backup"`
 	// Security is what concerns the whole installation. Passwords do not stand
 	// here: `fournines up` generates them into its data directory.

@@ -247,9 +247,21 @@ func (c *checker) absolute(path, value string) {
 }
 
 func (c *checker) backup() {
-	c.absolute("backup.directory", c.spec.Backup.Directory)
-	if _, err := cron.Parse(c.spec.Backup.Schedule); err != nil {
-		c.add("backup.schedule", `write minute, hour, day, month and weekday, like "0 2 * * *" for 02:00 every day`, "%q: %v", c.spec.Backup.Schedule, err)
+	b := &c.spec.Backup
+	c.absolute("backup.directory", b.Directory)
+	if filepath.Clean(b.Directory) == "/" {
+		c.add("backup.directory", "name a directory of its own", "the root directory cannot be the target")
+	}
+	for _, s := range []struct {
+		field, value string
+		optional     bool
+	}{{"backup.schedule", b.Schedule, false}, {"backup.drillSchedule", b.DrillSchedule, true}} {
+		if s.optional && s.value == "" {
+			continue
+		}
+		if _, err := cron.Parse(s.value); err != nil {
+			c.add(s.field, `write minute, hour, day, month and weekday, like "0 2 * * *" for 02:00 every day`, "%q: %v", s.value, err)
+		}
 	}
 }
 

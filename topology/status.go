@@ -1,5 +1,7 @@
 package topology
 
+import "time"
+
 // State is the condition of a component or of a whole stack.
 type State string
 
@@ -24,6 +26,18 @@ type Status struct {
 	DataDir         string            `json:"dataDir"`
 	// StartSeconds is how long the last start took until every component was ready.
 	StartSeconds float64 `json:"startSeconds,omitempty"`
+	// Backup is how PostgreSQL is backed up; nil when it is not.
+	Backup *Backup `json:"backup,omitempty"`
+}
+
+// Backup is the state of the backups of PostgreSQL.
+type Backup struct {
+	// LastSuccess is the end of the newest backup; zero when there is none yet.
+	LastSuccess time.Time `json:"lastSuccess,omitzero"`
+	// AgeSeconds is how long ago that was; 0 when there is none yet.
+	AgeSeconds float64 `json:"ageSeconds"`
+	// Error is why the last backup failed; empty when it went well.
+	Error string `json:"error,omitempty"`
 }
 
 // Zone is a failure domain and what runs in it. The zone with the empty name

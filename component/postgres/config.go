@@ -149,6 +149,13 @@ func (c *Config) restAddress() string { return net.JoinHostPort(c.Host, strconv.
 
 func (c *Config) path(name string) string { return filepath.Join(c.DataDir, name) }
 
+// DatabaseDir is PostgreSQL's own data directory.
+func (c *Config) DatabaseDir() string { return c.path("data") }
+
+// SocketDir is the directory of PostgreSQL's Unix socket; empty when its path
+// would be too long for one, so that the server has none.
+func (c *Config) SocketDir() string { return c.socketDir() }
+
 // socketDir is PostgreSQL's Unix socket directory, or empty when its path would
 // not fit into a socket address; Patroni then uses TCP.
 func (c *Config) socketDir() string {

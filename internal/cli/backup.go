@@ -28,6 +28,8 @@ type backupCall struct {
 	app             *app
 	config, dataDir string
 	output          string
+	// set is the name of another set of backups than that of the configuration.
+	set string
 }
 
 func (a *app) backupCommand() *cobra.Command {
@@ -65,6 +67,12 @@ func (b *backupCall) withOutput(c *cobra.Command) *cobra.Command {
 	return c
 }
 
+// withSet lets the command look at another set of backups.
+func (b *backupCall) withSet(c *cobra.Command) *cobra.Command {
+	c.Flags().StringVar(&b.set, "set", "", "set of backups, when it is one that an earlier cluster left in the same target")
+	return c
+}
+
 func (b *backupCall) nowCommand() *cobra.Command {
 	var kind string
 	c := &cobra.Command{
@@ -90,7 +98,7 @@ func (b *backupCall) nowCommand() *cobra.Command {
 }
 
 func (b *backupCall) listCommand() *cobra.Command {
-	return b.withOutput(&cobra.Command{
+	return b.withSet(b.withOutput(&cobra.Command{
 		Use: "list", Short: "List the backups and how the last runs went", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return b.with(func(k *backup.Backups) error {
@@ -110,7 +118,7 @@ func (b *backupCall) listCommand() *cobra.Command {
 				return b.print(all, func(w io.Writer) { printBackups(w, k.Target(), inv, records) })
 			})
 		},
-	})
+	}))
 }
 
 func printBackups(w io.Writer, target string, inv backup.Inventory, records map[string]backup.Record) {
@@ -142,7 +150,7 @@ func printBackups(w io.Writer, target string, inv backup.Inventory, records map[
 }
 
 func (b *backupCall) verifyCommand() *cobra.Command {
-	return b.withOutput(&cobra.Command{
+	return b.withSet(b.withOutput(&cobra.Command{
 		Use: "verify", Short: "Read everything in the target and compare it with its checksums", Args: cobra.NoArgs,
 		Long: `Read everything in the target and compare it with its checksums.
 
@@ -168,27 +176,36 @@ is well, 1 something is corrupt or missing, 2 it could not run.`,
 				return nil
 			})
 		},
-	})
+	}))
 }
 
 func (b *backupCall) restoreCommand() *cobra.Command {
 	var r backup.Restore
 	var to string
+	var inPlace, yes bool
 	c := &cobra.Command{
-		Use:   "restore --dir DIR [--to TIME | --to-lsn LSN | --to-xid ID | --to-name NAME]",
-		Short: "Restore the cluster as it was at a moment into an empty directory",
-		Long: `Restore the cluster as it was at a moment into an empty directory.
+		Use:   "restore {--dir DIR | --in-place --yes} [--to TIME | --to-lsn LSN | --to-xid ID | --to-name NAME]",
+		Short: "Restore the cluster as it was at a moment, aside or in place",
+		Long: `Restore the cluster as it was at a moment, into an empty directory or in place.
 
 Without a target everything in the archive is restored. A private server carries
 the recovery out, which proves that the target can be reached, and stops; then the
-directory is ready for a server. Nothing that runs is touched: a directory that is
-not empty is refused.
+directory is ready for a server. With --dir nothing that runs is touched: a
+directory that is not empty is refused.
 
 The restored directory has archive_mode off, so that it cannot archive into the
 set of backups of the original. When it takes the original's place, restore it
-with --keep-archiving.`,
+with --keep-archiving.
+
+With --in-place the whole database of the stack in --data-dir is put back: what was
+written after that moment is gone from it. The restore is made and proven beside the
+running servers first; only then they are stopped, their data directories are set
+aside (nothing is deleted), the restored one takes over as primary, the standbys
+copy it, and a new backup is taken. Clients wait or get errors from the stop until
+the new primary is there.`,
 		Example: `  fournines backup restore --dir /var/lib/restored --to "2026-11-29 14:05:00"
-  fournines backup restore --dir /var/lib/restored --to-xid 48211`,
+  fournines backup restore --dir /var/lib/restored --to-xid 48211
+  fournines backup restore --in-place --yes --to "2026-11-29 14:05:00"`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var err error
@@ -196,6 +213,9 @@ with --keep-archiving.`,
 				if r.Goal.Time, err = parseMoment(to, time.Local); err != nil {
 					return couldNotRun(err)
 				}
+			}
+			if inPlace {
+				return b.restoreInPlace(cmd.Context(), r, yes)
 			}
 			if r.Dir, err = filepath.Abs(r.Dir); err != nil {
 				return err
@@ -226,9 +246,13 @@ with --keep-archiving.`,
 	f.StringVar(&r.Label, "backup", "", "backup to begin with; empty means the newest that ends before the target")
 	f.BoolVar(&r.FilesOnly, "files-only", false, "leave the recovery to the server that is started on the directory")
 	f.BoolVar(&r.KeepArchiving, "keep-archiving", false, "the restored server takes the place of the original and archives on")
-	_ = c.MarkFlagRequired("dir")
+	f.BoolVar(&inPlace, "in-place", false, "put the whole database of the stack back to that moment")
+	f.BoolVar(&yes, "yes", false, "with --in-place: yes, what was written since is to go")
+	c.MarkFlagsOneRequired("dir", "in-place")
+	c.MarkFlagsMutuallyExclusive("dir", "in-place")
+	c.MarkFlagsMutuallyExclusive("files-only", "in-place")
 	c.MarkFlagsMutuallyExclusive("to", "to-lsn", "to-xid", "to-name")
-	return b.withOutput(c)
+	return b.withSet(b.withOutput(c))
 }
 
 func (b *backupCall) pruneCommand() *cobra.Command {
@@ -331,7 +355,13 @@ func (b *backupCall) archivePushCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "archive-push FILE", Short: "Store one WAL file; PostgreSQL's archive_command calls it", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return b.with(func(k *backup.Backups) error { return k.Push(cmd.Context(), args[0]) })
+			return b.with(func(k *backup.Backups) error {
+				dropped, err := k.Push(cmd.Context(), args[0])
+				if dropped {
+					fmt.Fprintf(b.app.stderr, "fournines: %s was dropped: the archive takes none and more than walLimit waits for it\n", args[0])
+				}
+				return err
+			})
 		},
 	}
 }
@@ -341,7 +371,7 @@ func (b *backupCall) archivePushCommand() *cobra.Command {
 const noSuchWAL = 3
 
 func (b *backupCall) archiveGetCommand() *cobra.Command {
-	return &cobra.Command{
+	return b.withSet(&cobra.Command{
 		Use: "archive-get NAME PATH", Short: "Fetch one WAL file; PostgreSQL's restore_command calls it", Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return b.with(func(k *backup.Backups) error {
@@ -352,7 +382,7 @@ func (b *backupCall) archiveGetCommand() *cobra.Command {
 				return err
 			})
 		},
-	}
+	})
 }
 
 // with opens the configuration and calls do as the account that owns it.
@@ -391,7 +421,7 @@ func (b *backupCall) open() (*backup.Backups, *progressLine, error) {
 		return nil, nil, err
 	}
 	progress := newProgressLine(b.app.stderr)
-	k, err := backup.New(cfg, backup.Options{ConfigFile: file, Progress: progress.show})
+	k, err := backup.New(cfg, backup.Options{ConfigFile: file, Set: b.set, Progress: progress.show})
 	return k, progress, err
 }
 

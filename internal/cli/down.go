@@ -21,6 +21,7 @@ func (a *app) downCommand() *cobra.Command {
 	var (
 		dataDir    string
 		del, hurry bool
+		delBackups bool
 	)
 	cmd := &cobra.Command{
 		Use:   "down",
@@ -28,12 +29,18 @@ func (a *app) downCommand() *cobra.Command {
 		Long: `Stop the stack in the reverse order of its start.
 
 It also stops what a supervisor that was killed has left running. Data is kept
-unless --delete-data is given; that deletes only a directory that fournines made.`,
+unless --delete-data is given; that deletes only a directory that fournines made,
+and still keeps the backups of PostgreSQL in it: those go with --delete-backups.
+Backups in a directory that the specification names (backup.directory) are never
+deleted.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			dir, err := local.AbsDir(dataDir)
 			if err != nil {
 				return err
+			}
+			if delBackups && !del {
+				return &exitError{code: 2, err: errors.New("--delete-backups goes with --delete-data")}
 			}
 			if err := a.down(cmd.Context(), dir, hurry); err != nil {
 				return err
@@ -41,18 +48,40 @@ unless --delete-data is given; that deletes only a directory that fournines made
 			if !del {
 				return nil
 			}
-			if err := local.DeleteDir(dir); err != nil {
-				return err
-			}
-			fmt.Fprintf(a.stdout, "Deleted %s.\n", dir)
-			return nil
+			return a.deleteData(dir, delBackups)
 		},
 	}
 	f := cmd.Flags()
 	dataDirFlag(f, &dataDir)
-	f.BoolVar(&del, "delete-data", false, "delete the data directory afterwards")
+	f.BoolVar(&del, "delete-data", false, "delete the data directory afterwards, except backups")
+	f.BoolVar(&delBackups, "delete-backups", false, "with --delete-data: delete the backups in the data directory too")
 	f.BoolVar(&hurry, "now", false, "kill everything at once instead of stopping in order")
 	return cmd
+}
+
+// deleteData deletes the data directory, and the backups in it only on request:
+// they are what is left when the rest was deleted by mistake.
+func (a *app) deleteData(dir string, backups bool) error {
+	if backups || !local.HasBackups(dir) {
+		if err := local.DeleteDir(dir); err != nil {
+			return err
+		}
+		fmt.Fprintf(a.stdout, "Deleted %s.\n", dir)
+		return nil
+	}
+	if err := local.DeleteDir(dir, local.BackupFolder); err != nil {
+		return err
+	}
+	folder := filepath.Join(dir, local.BackupFolder)
+	fmt.Fprintf(a.stdout, "Deleted %s, except the backups of PostgreSQL in %s; `fournines down --delete-data --delete-backups` deletes them.\n", dir, folder)
+	sets, err := filepath.Glob(filepath.Join(folder, "backup", "*"))
+	if err != nil {
+		return err
+	}
+	for _, set := range sets {
+		fmt.Fprintf(a.stdout, "After an `up` here, `fournines backup restore --set %s --dir DIR` brings them back.\n", filepath.Base(set))
+	}
+	return nil
 }
 
 // down stops the stack of a data directory, with or without its supervisor.

@@ -6,16 +6,19 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"text/tabwriter"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"fournines/backup"
 	"fournines/local"
 	"fournines/topology"
 )
@@ -69,6 +72,11 @@ out.`,
 			if err != nil {
 				return err
 			}
+			if backsUp(st) {
+				if st.Backup, err = backupState(dir, time.Now()); err != nil {
+					return err
+				}
+			}
 			if output == "json" {
 				enc := json.NewEncoder(a.stdout)
 				enc.SetIndent("", "  ")
@@ -96,6 +104,51 @@ func stackStatus(ctx context.Context, dir string) (topology.Status, error) {
 		return local.LeftRunning(dir)
 	}
 	return st, err
+}
+
+// backsUp reports if the stack has a scheduler of backups.
+func backsUp(st topology.Status) bool {
+	return slices.ContainsFunc(st.Zones, func(z topology.Zone) bool {
+		return slices.ContainsFunc(z.Components, func(c topology.Component) bool { return c.Kind == "backup" })
+	})
+}
+
+// backupState reads how the backups of the stack went; nil when it has none.
+func backupState(dir string, now time.Time) (*topology.Backup, error) {
+	b := &backupCall{dataDir: dir}
+	cfg, err := backup.LoadConfig(b.configFile())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	k, err := backup.New(cfg, backup.Options{ConfigFile: b.configFile()})
+	if err != nil {
+		return nil, err
+	}
+	records, err := k.Records()
+	if err != nil {
+		return nil, err
+	}
+	r := records[backup.OpBackup]
+	state := &topology.Backup{LastSuccess: r.LastSuccess, Error: r.Error}
+	if !r.LastSuccess.IsZero() {
+		state.AgeSeconds = max(0, now.Sub(r.LastSuccess).Seconds())
+	}
+	return state, nil
+}
+
+// backupLine tells the age of the newest backup.
+func backupLine(s *topology.Backup) string {
+	line := "none yet"
+	if !s.LastSuccess.IsZero() {
+		line = fmt.Sprintf("the last one ended %v ago", (time.Duration(s.AgeSeconds) * time.Second).String())
+	}
+	if s.Error != "" {
+		line += "; the newest attempt FAILED: " + s.Error
+	}
+	return line
 }
 
 func statusExit(st topology.Status) error {
@@ -153,6 +206,9 @@ func printStatus(w io.Writer, st topology.Status) error {
 	}
 	if st.CredentialsFile != "" {
 		fmt.Fprintf(w, "\nCredentials: %s\n", st.CredentialsFile)
+	}
+	if st.Backup != nil {
+		fmt.Fprintf(w, "\nBackups: %s\n", backupLine(st.Backup))
 	}
 	line := fmt.Sprintf("\nThe stack is %s.", st.State)
 	if st.StartSeconds > 0 {

@@ -175,7 +175,7 @@ func TestCommandSource(t *testing.T) {
 		t.Errorf("migrated %d times, want once:\n%s", n, log)
 	}
 	began := time.Now()
-	s.must(t, "down", "--delete-data")
+	s.must(t, "down", "--delete-data", "--delete-backups")
 	t.Logf("down took %v", time.Since(began).Round(100*time.Millisecond))
 	s.nothingLeft(t)
 }

@@ -87,7 +87,7 @@ func newStack(t *testing.T, extra string) *stack {
 		if t.Failed() {
 			s.showLogs(t)
 		}
-		if out, err := s.run("down", "--now", "--delete-data"); err != nil {
+		if out, err := s.run("down", "--now", "--delete-data", "--delete-backups"); err != nil {
 			t.Errorf("down: %v\n%s", err, out)
 		}
 		s.killAll(t)

@@ -29,6 +29,6 @@ func TestWithoutRoot(t *testing.T) {
 	if exitCode(err) <= 0 || !strings.Contains(out, "root") {
 		t.Errorf("zone cut: %v\n%s", err, out)
 	}
-	t.Log(strings.TrimSpace(s.must(t, "down", "--delete-data")))
+	t.Log(strings.TrimSpace(s.must(t, "down", "--delete-data", "--delete-backups")))
 	s.nothingLeft(t)
 }

@@ -12,6 +12,7 @@ import (
 
 	"fournines/internal/eventually"
 	"fournines/internal/servertest"
+	"fournines/local"
 	"fournines/topology"
 )
 
@@ -43,7 +44,20 @@ func TestOneStack(t *testing.T) {
 	part("external Dify", s.externalDify)
 	part("delete everything", func(t *testing.T) {
 		t.Helper()
-		s.must(t, "down", "--delete-data")
+		// Backups go only when that is said.
+		out := s.must(t, "down", "--delete-data")
+		entries, err := os.ReadDir(s.data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var names []string
+		for _, e := range entries {
+			names = append(names, e.Name())
+		}
+		if !slices.Contains(names, local.BackupFolder) || slices.Contains(names, "postgres-a") || !strings.Contains(out, "except the backups of PostgreSQL in "+filepath.Join(s.data, local.BackupFolder)) {
+			t.Errorf("left is %v, and it says:\n%s", names, out)
+		}
+		s.must(t, "down", "--delete-data", "--delete-backups")
 		s.nothingLeft(t)
 		if out, err := s.run("down", "--delete-data"); err != nil {
 			t.Errorf("a second time: %v\n%s", err, out)

@@ -119,7 +119,7 @@ func (s *stack) run(limit time.Duration, args ...string) (string, error) {
 
 // stop ends the stack and removes every trace of it.
 func (s *stack) stop() error {
-	out, err := s.run(2*time.Minute, "down", "--delete-data")
+	out, err := s.run(2*time.Minute, "down", "--delete-data", "--delete-backups")
 	if s.hookSrv != nil {
 		s.hookSrv.Close()
 	}
