@@ -177,7 +177,7 @@ func (p *planner) gatewaySettings(cfg *gateway.Config, s spec.Gateway) {
 	k := s.Cache
 	cfg.Cache.Enabled, cfg.Cache.MaxBytes, cfg.Cache.MaxEntryBytes = k.Enabled, int64(k.MaxSize), int64(k.MaxEntry)
 	cfg.Cache.TTL, cfg.Cache.StaleIfError = k.TTL.Std(), k.StaleIfError.Std()
-	cfg.Cache.MaxStaleness, cfg.Cache.Settle, cfg.Cache.Normalise = k.MaxStaleness.Std(), k.Settle.Std(), string(k.Normalise)
+	cfg.Cache.MaxStaleness, cfg.Cache.Settle, cfg.Cache.Normalise = k.MaxStaleness.Std(), k.Settle.Std(), k.Normalise
 	if s.Jobs.Enabled {
 		cfg.Jobs.KeyFile = p.secrets.Path("gateway-jobs")
 		cfg.Jobs.Workers, cfg.Jobs.MaxAge, cfg.Jobs.Retention = s.Jobs.Workers, s.Jobs.MaxAge.Std(), s.Jobs.Retention.Std()

@@ -75,7 +75,7 @@ func TestCertificatesAreReplaced(t *testing.T) {
 	}, db)
 	eventually.Nil(t, time.Minute, func() error {
 		if v := r.Status(); v.Primary != nil || v.Servers[0].Err == nil {
-			return fmt.Errorf("the wrong authority is accepted, or nobody was asked yet: %v", v.Servers[0].Err)
+			return fmt.Errorf("the wrong authority is accepted, or nobody was asked yet: %w", v.Servers[0].Err)
 		}
 		return nil
 	})
@@ -102,7 +102,7 @@ func TestCertificatesAreReplaced(t *testing.T) {
 		t.Helper()
 		eventually.Nil(t, time.Minute, func() error {
 			if got, err := name(); err != nil || got != want {
-				return fmt.Errorf("certificate %q, want %q, %w; the server: %v", got, want, err, r.Status().Servers[0].Err)
+				return fmt.Errorf("certificate %q, want %q, %w; the server: %w", got, want, err, r.Status().Servers[0].Err)
 			}
 			return nil
 		})
