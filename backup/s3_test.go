@@ -208,7 +208,7 @@ func TestS3(t *testing.T) {
 	server := newS3Server(t)
 	target := &backup.S3{
 		Bucket: bucket, Endpoint: server.endpoint(), Region: "us-east-1", Prefix: "site", PathStyle: true,
-		CAFile: server.certificate, Timeout: 5 * time.Second,
+		CAFile: server.certificate, Timeout: 2 * time.Second,
 	}
 	s := newSite(t, func(c *backup.Config) { c.Folder, c.S3 = "", target })
 	target.AccessKeyFile, target.SecretKeyFile = s.secret(t, "access", accessKey), s.secret(t, "key", secretKey)

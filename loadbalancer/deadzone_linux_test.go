@@ -154,7 +154,7 @@ func deadCaller(t *testing.T, reads bool) {
 		t.Fatal(err)
 	}
 	defer ln.Close()
-	const size = 32 << 20
+	const size = 128 << 20 // more than all sockets on the way can hold: tcp_rmem goes up to 32 MiB
 	ended := make(chan error, 2)
 	go func() { // a server that sends a lot to everybody
 		for {

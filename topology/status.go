@@ -1,7 +1,5 @@
 package topology
 
-import "time"
-
 // State is the condition of a component or of a whole stack.
 type State string
 
@@ -32,10 +30,8 @@ type Status struct {
 
 // Backup is the state of the backups of PostgreSQL.
 type Backup struct {
-	// LastSuccess is the end of the newest backup; zero when there is none yet.
-	LastSuccess time.Time `json:"lastSuccess,omitzero"`
-	// AgeSeconds is how long ago that was; 0 when there is none yet.
-	AgeSeconds float64 `json:"ageSeconds"`
+	// AgeSeconds is how long ago the newest backup ended; nil when there is none yet.
+	AgeSeconds *float64 `json:"ageSeconds,omitempty"`
 	// Error is why the last backup failed; empty when it went well.
 	Error string `json:"error,omitempty"`
 }

@@ -132,9 +132,10 @@ func backupState(dir string, now time.Time) (*topology.Backup, error) {
 		return nil, err
 	}
 	r := records[backup.OpBackup]
-	state := &topology.Backup{LastSuccess: r.LastSuccess, Error: r.Error}
+	state := &topology.Backup{Error: r.Error}
 	if !r.LastSuccess.IsZero() {
-		state.AgeSeconds = max(0, now.Sub(r.LastSuccess).Seconds())
+		age := max(0, now.Sub(r.LastSuccess).Seconds())
+		state.AgeSeconds = &age
 	}
 	return state, nil
 }
@@ -142,8 +143,8 @@ func backupState(dir string, now time.Time) (*topology.Backup, error) {
 // backupLine tells the age of the newest backup.
 func backupLine(s *topology.Backup) string {
 	line := "none yet"
-	if !s.LastSuccess.IsZero() {
-		line = fmt.Sprintf("the last one ended %v ago", (time.Duration(s.AgeSeconds) * time.Second).String())
+	if s.AgeSeconds != nil {
+		line = fmt.Sprintf("the last one ended %v ago", time.Duration(*s.AgeSeconds)*time.Second)
 	}
 	if s.Error != "" {
 		line += "; the newest attempt FAILED: " + s.Error

@@ -42,7 +42,7 @@ func (s *stack) backup(t *testing.T, answer any, args ...string) {
 // has made by itself, writes, and puts the whole database back in place.
 func TestDatabaseGoesBack(t *testing.T) {
 	eventually.Nil(t, 2*time.Minute, func() error {
-		if st := theStack.status(t); st.Backup == nil || st.Backup.LastSuccess.IsZero() || st.Backup.Error != "" {
+		if st := theStack.status(t); st.Backup == nil || st.Backup.AgeSeconds == nil || st.Backup.Error != "" {
 			return fmt.Errorf("no backup yet: %+v", st.Backup)
 		}
 		return nil
