@@ -180,7 +180,7 @@ func (c *Cluster) describe() error {
 	if c.units != nil {
 		return nil
 	}
-	for _, name := range []string{"postgres", "replicator", "rewind", "rest", "dify", "monitor", "pgproxy"} {
+	for _, name := range []string{"postgres", "replicator", "rewind", "rest", "dify", "monitor", "pgproxy", "admin"} {
 		secret := make([]byte, 16)
 		if _, err := rand.Read(secret); err != nil {
 			return err
@@ -275,7 +275,7 @@ func (c *Cluster) addProxy(zone string, backends []topology.Endpoint) error {
 	}
 	cfg := pgproxy.DefaultConfig()
 	cfg.Zone, cfg.Backends = zone, backends
-	cfg.Admin.API = false // would need a token on a zone's address
+	cfg.Admin.TokenFile = c.secretFile("admin")
 	if c.o.Splitting != "" {
 		cfg.Splitting.Mode = c.o.Splitting
 	}

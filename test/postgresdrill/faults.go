@@ -1,14 +1,10 @@
 package postgresdrill
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -93,8 +89,8 @@ func Faults() []Fault {
 			repair: func(_ context.Context, c *Cluster, victim string) error { return os.Remove(c.filler(victim)) },
 		},
 		{
-			Name: "switchover", About: "planned switchover (Patroni's REST interface)", MaxOutage: 3 * time.Second,
-			strike: func(ctx context.Context, c *Cluster, victim string) error { return c.switchover(ctx, victim) },
+			Name: "switchover", About: "planned switchover (`fournines switchover`)", MaxOutage: 3 * time.Second,
+			strike: func(ctx context.Context, c *Cluster, _ string) error { return c.switchover(ctx) },
 		},
 		{
 			Name: "busy-machine", About: "no fault: 16 busy processes per processor for a minute", stays: true, MaxOutage: 5 * time.Second,
@@ -170,35 +166,28 @@ func (c *Cluster) fillDisk(zone string) error {
 	return nil
 }
 
-// switchover asks the leader to hand over to a synchronous standby.
-func (c *Cluster) switchover(ctx context.Context, zone string) error {
-	host, _, err := net.SplitHostPort(c.nodes[zone].Address)
-	if err != nil {
-		return err
+// switchover runs `fournines switchover` as an operator would.
+func (c *Cluster) switchover(ctx context.Context) error {
+	args := []string{"switchover", "--proxy-token-file", c.secretFile("admin"),
+		"--patroni-password-file", c.secretFile("rest"), "--superuser-password-file", c.secretFile("postgres")}
+	for _, z := range proxyZones {
+		args = append(args, "--proxy", onPort(c.proxies[z].Address, proxyAdminPort))
 	}
-	body, err := json.Marshal(map[string]string{"leader": c.nodes[zone].Name})
-	if err != nil {
-		return err
+	for _, z := range allZones {
+		args = append(args, "--patroni", onPort(c.nodes[z].Address, restPort))
 	}
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	url := "http://" + net.JoinHostPort(host, strconv.Itoa(restPort)) + "/switchover"
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
-	if err != nil {
-		return err
-	}
-	req.SetBasicAuth("patroni", c.secrets["rest"])
-	req.Close = true
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return fmt.Errorf("switchover: %w", err)
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		text, _ := io.ReadAll(io.LimitReader(resp.Body, 200))
-		return fmt.Errorf("switchover: %s: %s", resp.Status, text)
+	if out, err := exec.CommandContext(ctx, c.o.Binary, args...).CombinedOutput(); err != nil {
+		return fmt.Errorf("fournines switchover: %w: %s", err, out)
 	}
 	return nil
+}
+
+// onPort is another port of the same host.
+func onPort(address string, port int) string {
+	host, _, _ := net.SplitHostPort(address)
+	return net.JoinHostPort(host, strconv.Itoa(port))
 }
 
 // hogs keeps n processes busy that do nothing.
