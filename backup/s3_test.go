@@ -1,16 +1,9 @@
 package backup_test
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"errors"
 	"fmt"
-	"math/big"
 	mathrand "math/rand/v2"
 	"net"
 	"net/http"
@@ -64,7 +57,7 @@ func newS3Server(t *testing.T) *s3Server {
 		s.stop(t)
 		_ = os.RemoveAll(dir)
 	})
-	s.certificate = s.makeCertificate(t)
+	s.certificate, _ = servertest.Certificate(t, dir, "localhost", "localhost")
 	identities := fmt.Sprintf(`{"identities": [{"name": "backup", "credentials": [{"accessKey": %q, "secretKey": %q}],
 		"actions": ["Read:%s", "Write:%s", "List:%s", "Tagging:%s"]}]}`, accessKey, secretKey, bucket, bucket, bucket, bucket)
 	if err := os.WriteFile(filepath.Join(dir, "s3.json"), []byte(identities), 0o600); err != nil {
@@ -100,36 +93,6 @@ func localhostPort(t *testing.T) int {
 	}
 	t.Fatal("no free port")
 	return 0
-}
-
-// makeCertificate writes a certificate for localhost that vouches for itself.
-func (s *s3Server) makeCertificate(t *testing.T) string {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "localhost"}, DNSNames: []string{"localhost"},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	private, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for name, block := range map[string]*pem.Block{
-		"cert.pem": {Type: "CERTIFICATE", Bytes: der}, "key.pem": {Type: "PRIVATE KEY", Bytes: private},
-	} {
-		if err := os.WriteFile(filepath.Join(s.dir, name), pem.EncodeToMemory(block), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return filepath.Join(s.dir, "cert.pem")
 }
 
 // start starts the server and waits until it serves.

@@ -1,17 +1,9 @@
 package pgproxy
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"errors"
 	"fmt"
-	"math/big"
-	"net"
 	"os"
 	"path/filepath"
 	"testing"
@@ -23,39 +15,11 @@ import (
 	"fournines/internal/servertest"
 )
 
-// writeCertificate writes a self-signed certificate and its key into dir.
-func writeCertificate(t *testing.T, dir, name string) (certFile, keyFile string) {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	tmpl := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, &key.PublicKey, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	certFile, keyFile = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
-	for file, block := range map[string]*pem.Block{certFile: {Type: "CERTIFICATE", Bytes: der}, keyFile: {Type: "PRIVATE KEY", Bytes: keyDER}} {
-		if err := os.WriteFile(file, pem.EncodeToMemory(block), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return certFile, keyFile
-}
-
 // Certificates that change on disk are taken without a reload, on both sides.
 func TestCertificatesAreReplaced(t *testing.T) {
 	ours, theirs := t.TempDir(), t.TempDir()
-	certFile, keyFile := writeCertificate(t, ours, "first")
-	serverCert, serverKey := writeCertificate(t, theirs, "server")
+	certFile, keyFile := servertest.Certificate(t, ours, "first", "127.0.0.1")
+	serverCert, serverKey := servertest.Certificate(t, theirs, "server", "127.0.0.1")
 	db := servertest.NewPostgres(t, servertest.PostgresOptions{TLSCertFile: serverCert, TLSKeyFile: serverKey})
 	authority, err := os.ReadFile(serverCert)
 	if err != nil {
@@ -108,7 +72,7 @@ func TestCertificatesAreReplaced(t *testing.T) {
 		})
 	}
 	is("first")
-	writeCertificate(t, ours, "second")
+	servertest.Certificate(t, ours, "second", "127.0.0.1")
 	is("second")
 	if err := os.WriteFile(keyFile, []byte("broken"), 0o600); err != nil {
 		t.Fatal(err)

@@ -17,7 +17,7 @@ import (
 
 // Both sides encrypted: shared, dedicated and subscription connections.
 func TestTLS(t *testing.T) {
-	cert, key := servertest.Certificate(t, t.TempDir(), "127.0.0.1")
+	cert, key := servertest.Certificate(t, t.TempDir(), "test", "127.0.0.1")
 	cluster := servertest.NewRedisClusterTLS(t)
 	r := startProxy(t, cluster, func(c *redisproxy.Config) {
 		c.TLS = redisproxy.TLS{Enabled: true, CertFile: cert, KeyFile: key}

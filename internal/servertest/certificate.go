@@ -15,20 +15,25 @@ import (
 	"time"
 )
 
-// Certificate writes a certificate for some IP addresses, and its key, into
-// files of dir. It is signed by itself, so it is also the authority to trust.
-func Certificate(tb testing.TB, dir string, hosts ...string) (certFile, keyFile string) {
+// Certificate writes a certificate with the common name given for some hosts, IP
+// addresses or names, and its key, to cert.pem and key.pem in dir. It is signed
+// by itself, so it is also the authority to trust.
+func Certificate(tb testing.TB, dir, name string, hosts ...string) (certFile, keyFile string) {
 	tb.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		tb.Fatal(err)
 	}
 	tmpl := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
 		IsCA: true, BasicConstraintsValid: true,
 	}
 	for _, h := range hosts {
-		tmpl.IPAddresses = append(tmpl.IPAddresses, net.ParseIP(h))
+		if ip := net.ParseIP(h); ip != nil {
+			tmpl.IPAddresses = append(tmpl.IPAddresses, ip)
+		} else {
+			tmpl.DNSNames = append(tmpl.DNSNames, h)
+		}
 	}
 	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, &key.PublicKey, key)
 	if err != nil {

@@ -98,7 +98,7 @@ func newRedisCluster(tb testing.TB, secure bool) *RedisCluster {
 	hosts := redisHosts(tb, 6)
 	extra := ""
 	if secure {
-		cert, key := Certificate(tb, c.dir, hosts...)
+		cert, key := Certificate(tb, c.dir, "redis", hosts...)
 		extra = fmt.Sprintf("port 0\ntls-port 6379\ntls-cert-file %s\ntls-key-file %s\ntls-ca-cert-file %s\ntls-auth-clients no\ntls-replication yes\ntls-cluster yes\n", cert, key, cert)
 		pool := x509.NewCertPool()
 		pem, err := os.ReadFile(cert)
