@@ -46,9 +46,9 @@ func packages(t *testing.T) []goPackage {
 // of lower layers only; within a layer nobody imports anybody, except its own
 // subpackages.
 var layers = [][]string{
-	{"spec", "topology", "internal/strictyaml", "internal/cron"},
+	{"spec", "topology", "availability", "internal/strictyaml", "internal/cron"},
 	{"internal/", "component/internal/", "bench/result", "bench/rig", "bench/postgres"},
-	{"gateway", "pgproxy", "redisproxy", "loadbalancer", "difysim", "component/", "observe", "backup", "audit"},
+	{"gateway", "pgproxy", "redisproxy", "loadbalancer", "difysim", "component/", "observe", "backup", "audit", "proof"},
 	{"local", "drill", "console"},
 	{"internal/cli"},
 	{"cmd/", "bench/"},
