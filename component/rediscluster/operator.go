@@ -360,18 +360,31 @@ func (o *Operator) Failover(ctx context.Context, name string, force bool) (old, 
 	if force {
 		args = append(args, "FORCE")
 	}
-	if err := o.client(next.Address).Do(ctx, args...).Err(); err != nil {
-		return old, next, fmt.Errorf("%s: %w", next.Name, err)
-	}
-	return old, next, o.await(ctx, func(view []line) error {
-		for _, l := range view {
-			if l.id == next.ID && l.isMaster && len(l.slots) > 0 {
-				return nil
-			}
+	for try := 0; ; try++ {
+		err := o.client(next.Address).Do(ctx, args...).Err()
+		if err != nil && try == 0 {
+			return old, next, fmt.Errorf("%s: %w", next.Name, err)
 		}
-		return fmt.Errorf("%s has not become master", next.Name)
-	})
+		within, cancel := context.WithTimeout(ctx, failoverTry)
+		err = o.await(within, func(view []line) error {
+			for _, l := range view {
+				if l.id == next.ID && l.isMaster && len(l.slots) > 0 {
+					return nil
+				}
+			}
+			return fmt.Errorf("%s has not become master", next.Name)
+		})
+		cancel()
+		if err == nil || ctx.Err() != nil {
+			return old, next, err
+		}
+	}
 }
+
+// failoverTry is after which time a failover is asked for again. Redis gives one up
+// after 5 s and does not say so: when the machine is busy, or because the masters
+// vote for one shard only once in two cluster-node-timeouts.
+const failoverTry = 6 * time.Second
 
 // await asks every member that is up until all views satisfy f.
 func (o *Operator) await(ctx context.Context, f func(view []line) error) error {

@@ -47,6 +47,11 @@ func (s *ShardStatus) highest(n int) []int {
 	return out
 }
 
+// has tells whether the shard serves a slot.
+func (s *ShardStatus) has(slot int) bool {
+	return slices.ContainsFunc(s.ranges, func(r [2]int) bool { return r[0] <= slot && slot <= r[1] })
+}
+
 // PlanBalance makes the masters' numbers of slots equal, give or take one.
 func (s *Status) PlanBalance() []*Move {
 	if len(s.Shards) == 0 {
@@ -155,8 +160,8 @@ func (o *Operator) moveSlot(ctx context.Context, slot int, from, fromID, to, toI
 }
 
 // Mend ends moves that were cut off: a slot that its owner sends away goes to
-// where it was going, and what a node waits for in vain it no longer waits for.
-// It returns the slots.
+// where it was going; what a node waits for in vain, or sends away though another
+// has it, it forgets. It returns the slots.
 func (o *Operator) Mend(ctx context.Context) ([]int, error) {
 	s, err := o.Status(ctx)
 	if err != nil {
@@ -165,7 +170,7 @@ func (o *Operator) Mend(ctx context.Context) ([]int, error) {
 	var mended []int
 	for _, shard := range s.Shards {
 		for _, t := range shard.Master.moving {
-			if !t.out {
+			if !t.out || !shard.has(t.slot) {
 				continue
 			}
 			to := s.byID(t.peer)
