@@ -29,7 +29,14 @@ var (
 )
 
 // Describe implements prometheus.Collector.
-func (s *Scheduler) Describe(ch chan<- *prometheus.Desc) { prometheus.DescribeByCollect(s, ch) }
+func (s *Scheduler) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{
+		descLastSuccess, descFailed, descRuns, descMaxAge, descBackups, descStored, descLag, descWaiting, descWAL,
+		descWanted, descArchived, descRejected, descAsked, descRPO, descRTO,
+	} {
+		ch <- d
+	}
+}
 
 // Collect implements prometheus.Collector. Backups that were never taken count
 // as infinitely old, so that their alerts fire.

@@ -28,9 +28,15 @@ type API struct {
 	runs     sync.WaitGroup // generations, which may outlive their request
 }
 
+// Registry takes metrics and shows them.
+type Registry interface {
+	prometheus.Registerer
+	prometheus.Gatherer
+}
+
 // NewAPI returns an instance; it opens nothing. Its metrics go to reg, which
 // /metrics on the same port shows.
-func NewAPI(cfg Config, log *slog.Logger, reg *prometheus.Registry) (*API, error) {
+func NewAPI(cfg Config, log *slog.Logger, reg Registry) (*API, error) {
 	b, err := newBackend(cfg, log, newMetrics(reg))
 	if err != nil {
 		return nil, err

@@ -30,7 +30,7 @@ type Worker struct {
 }
 
 // NewWorker returns a worker; it opens nothing.
-func NewWorker(cfg Config, log *slog.Logger, reg *prometheus.Registry) (*Worker, error) {
+func NewWorker(cfg Config, log *slog.Logger, reg Registry) (*Worker, error) {
 	b, err := newBackend(cfg, log, newMetrics(reg))
 	if err != nil {
 		return nil, err

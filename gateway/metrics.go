@@ -72,6 +72,10 @@ func newMetrics(reg prometheus.Registerer, waiting func() float64) (*metrics, er
 			return nil, err
 		}
 	}
+	// A rate does not see the step from no series to 1.
+	for _, outcome := range []string{"restarted", "error_event"} {
+		m.cuts.WithLabelValues(outcome)
+	}
 	return m, nil
 }
 

@@ -70,6 +70,7 @@ type exchange struct {
 	zone     string // of the instance that answered
 	endpoint string
 	answered int           // the status it answered with
+	broken   bool          // the answer began well and broke off, or ended in an error event of ours
 	ticket   admit.Ticket  // its way to a place at an instance
 	learnt   bool          // the app has a queue of its own, or never gets one
 	sent     int64         // bytes of the answer's body
@@ -289,6 +290,7 @@ func (x *exchange) serveBody(up *upstream) {
 		if err != nil {
 			if x.ctx.Err() == nil {
 				x.g.pool.Report(up.ep, balance.Cut)
+				x.broken = true
 			}
 			// The client must not take half an answer for a whole one.
 			panic(http.ErrAbortHandler)

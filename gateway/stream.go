@@ -305,6 +305,7 @@ func (p *pump) fail(e dify.Error) {
 		p.x.fail(e)
 		return
 	}
+	p.x.broken = true
 	var b []byte
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -157,6 +157,9 @@ func TestStreamDeathMidwayEndsInProtocol(t *testing.T) {
 			if got := g.metric(t, g.m.cuts.WithLabelValues("error_event")); got != 1 {
 				t.Fatalf("cuts = %v", got)
 			}
+			if got := failures(t, g.reg); got != 1 {
+				t.Fatalf("%v failures, want 1: the user got half an answer", got)
+			}
 			// The same over HTTP/2.
 			over := h2client(t)
 			status, again, _ := post(t, over, g.url+"/v1/workflows/run", chatBody)

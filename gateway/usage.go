@@ -43,6 +43,7 @@ var contentBuckets = []float64{.01, .025, .05, .1, .25, .5, 1, 1.5, 2, 3, 5, 8, 
 // "none"; instances and zones of the configuration; classes.
 type usage struct {
 	appRequests      *prometheus.CounterVec
+	appFailures      *prometheus.CounterVec
 	appContent       *prometheus.HistogramVec
 	appBytes         *prometheus.CounterVec
 	endpointRequests *prometheus.CounterVec
@@ -59,10 +60,11 @@ type usage struct {
 
 // appSeries are the series of one app, found once.
 type appSeries struct {
-	codes   [len(codeClasses)]prometheus.Counter
-	content prometheus.Observer
-	in, out prometheus.Counter
-	named   bool
+	codes    [len(codeClasses)]prometheus.Counter
+	failures prometheus.Counter
+	content  prometheus.Observer
+	in, out  prometheus.Counter
+	named    bool
 
 	requests atomic.Int64
 	errors   atomic.Int64 // answered with 5xx
@@ -79,6 +81,7 @@ func newUsage(reg prometheus.Registerer) (*usage, error) {
 	}
 	u := &usage{
 		appRequests:      counter("app_requests_total", "Requests answered, by app and class of the status code.", "app", "code"),
+		appFailures:      counter("app_failures_total", "Requests that failed for their user, by app: a status of 5xx, or an answer that began well and whose instance was lost.", "app"),
 		appContent:       histogram("app_first_content_seconds", "Time from a request's header to the first content of its answer, by app.", contentBuckets, "app"),
 		appBytes:         counter("app_bytes_total", "Bytes of bodies, by app and direction: in (declared by or read from clients) or out (sent to clients).", "app", "direction"),
 		endpointRequests: counter("endpoint_requests_total", "Answers passed to clients, by the instance that gave them and class of the status code.", "endpoint", "zone", "code"),
@@ -88,7 +91,7 @@ func newUsage(reg prometheus.Registerer) (*usage, error) {
 		open: map[*exchange]struct{}{},
 	}
 	u.apps.Store(&map[string]*appSeries{})
-	for _, c := range []prometheus.Collector{u.appRequests, u.appContent, u.appBytes, u.endpointRequests, u.endpointContent, u.streamDuration} {
+	for _, c := range []prometheus.Collector{u.appRequests, u.appFailures, u.appContent, u.appBytes, u.endpointRequests, u.endpointContent, u.streamDuration} {
 		if err := reg.Register(c); err != nil {
 			return nil, err
 		}
@@ -116,7 +119,7 @@ func (u *usage) series(label string, named bool) *appSeries {
 		u.keys++
 	}
 	s := &appSeries{
-		named: named, content: u.appContent.WithLabelValues(label),
+		named: named, failures: u.appFailures.WithLabelValues(label), content: u.appContent.WithLabelValues(label),
 		in: u.appBytes.WithLabelValues(label, "in"), out: u.appBytes.WithLabelValues(label, "out"),
 	}
 	for i, code := range codeClasses {
@@ -168,6 +171,7 @@ func (u *usage) keep(table appTable) {
 		}
 		labels := prometheus.Labels{"app": label}
 		u.appRequests.DeletePartialMatch(labels)
+		u.appFailures.DeletePartialMatch(labels)
 		u.appContent.DeletePartialMatch(labels)
 		u.appBytes.DeletePartialMatch(labels)
 	}
@@ -205,6 +209,9 @@ func (u *usage) count(x *exchange, took time.Duration) {
 	s.requests.Add(1)
 	if x.status >= 500 {
 		s.errors.Add(1)
+	}
+	if x.status >= 500 || x.broken {
+		s.failures.Inc()
 	}
 	s.lastUsed.Store(x.start.Add(took).UnixMilli())
 	s.in.Add(float64(x.received()))

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
@@ -33,6 +34,63 @@ func appLabels(tb testing.TB, reg *prometheus.Registry) (labels map[string]bool,
 		}
 	}
 	return labels, series
+}
+
+// failures is how many requests have failed, over all apps.
+func failures(tb testing.TB, reg *prometheus.Registry) (n float64) {
+	tb.Helper()
+	families, err := reg.Gather()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() == "fournines_gateway_app_failures_total" {
+			for _, m := range f.GetMetric() {
+				n += m.GetCounter().GetValue()
+			}
+		}
+	}
+	return n
+}
+
+// TestFailuresAreWhatUsersFelt counts an answer of 500 and half an answer of 200,
+// and no refusal that the client brought on itself.
+func TestFailuresAreWhatUsersFelt(t *testing.T) {
+	a := newInstance(t, "zone-a", func(w http.ResponseWriter, r *http.Request) {
+		switch _, _ = io.Copy(io.Discard, r.Body); r.URL.Query().Get("mode") {
+		case "half":
+			w.Header().Set("Content-Length", "100")
+			_, _ = io.WriteString(w, "half")
+			abort(w)
+		case "error":
+			w.WriteHeader(http.StatusInternalServerError)
+		case "wrong":
+			w.WriteHeader(http.StatusBadRequest)
+		}
+	})
+	cfg := testConfig(a)
+	cfg.Ejection.Consecutive5xx, cfg.Ejection.ConsecutiveErrors = 1000, 1000
+	g := start(t, cfg)
+	want := 0.0
+	for _, c := range []struct {
+		mode  string
+		fails bool
+	}{{"ok", false}, {"error", true}, {"wrong", false}, {"half", true}} {
+		resp, err := http.Post(g.url+"/v1/files/upload?mode="+c.mode, "text/plain", strings.NewReader("x"))
+		if err == nil {
+			_, _ = io.Copy(io.Discard, resp.Body)
+			_ = resp.Body.Close()
+		}
+		if c.fails {
+			want++
+		}
+		eventually.Nil(t, time.Minute, func() error {
+			if got := failures(t, g.reg); got != want {
+				return fmt.Errorf("%s: %v failures, want %v", c.mode, got, want)
+			}
+			return nil
+		})
+	}
 }
 
 // keyed serves keys that begin with "app-good" and refuses all others.

@@ -98,6 +98,7 @@ func New(cfg Config, listeners Listeners, logger *slog.Logger, reg prometheus.Re
 			name: s.Name, listeners: listeners[s.Name], logger: logger.With("service", s.Name),
 			metrics: m, all: map[*backend]context.CancelFunc{},
 		})
+		m.refused.WithLabelValues(s.Name) // a rate does not see the step from no series to 1
 	}
 	b.apply(cfg.withDefaults())
 	return b, nil

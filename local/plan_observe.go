@@ -10,6 +10,8 @@ import (
 	"fournines/component/alertmanager"
 	"fournines/component/exporter"
 	"fournines/component/prometheus"
+	"fournines/observe/routes"
+	"fournines/observe/rules"
 )
 
 const (
@@ -57,8 +59,13 @@ func (p *planner) addObservers() error {
 		return err
 	}
 	o := p.Spec.Observability
+	alertDir := filepath.Join(p.Dir, "alertmanager")
+	alertFile, err := routes.File(routes.Config{Webhook: o.AlertWebhook.Reveal(), TemplateFile: alertmanager.TemplateFile(alertDir)})
+	if err != nil {
+		return err
+	}
 	alerts, err := alertmanager.Unit(alertmanager.Config{
-		Host: alertHost, Webhook: o.AlertWebhook.Reveal(), DataDir: filepath.Join(p.Dir, "alertmanager"), Owner: p.Owner,
+		Host: alertHost, File: alertFile, Templates: routes.Templates, DataDir: alertDir, Owner: p.Owner,
 	})
 	if err := p.add(alerts, err); err != nil {
 		return err
@@ -68,12 +75,29 @@ func (p *planner) addObservers() error {
 	if err != nil {
 		return err
 	}
+	file, err := p.rules()
+	if err != nil {
+		return err
+	}
 	p.scrape("prometheus", "prometheus", "", net.JoinHostPort(host, strconv.Itoa(prometheusPort)), "/metrics")
 	return p.add(prometheus.Unit(prometheus.Config{
-		Host: host, Jobs: append(p.jobs(), redisJob), Alertmanagers: []string{alerts.Address},
-		ScrapeInterval: o.ScrapeInterval.Std(), Retention: o.Retention.Std(),
+		Host: host, Jobs: append(p.jobs(), redisJob), Rules: file, Alertmanagers: []string{alerts.Address},
+		ScrapeInterval: o.ScrapeInterval.Std(), Retention: o.Retention.Std(), RetentionMiB: int(o.RetentionSize >> 20),
 		DataDir: filepath.Join(p.Dir, "prometheus"), Owner: p.Owner,
 	}))
+}
+
+// rules are made from the objective of the spec.
+func (p *planner) rules() ([]byte, error) {
+	o := p.Spec.SLO
+	groups, err := rules.Build(rules.Config{
+		Objective: o.Objective, Window: o.Window.Std(),
+		FirstContent: o.FirstContent.Std(), FirstContentObjective: o.FirstContentObjective,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return rules.File(groups)
 }
 
 func (p *planner) addExporters() error {

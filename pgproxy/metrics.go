@@ -156,8 +156,25 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 	return prometheus.NewDesc("fournines_pgproxy_"+name, help, labels, nil)
 }
 
-// Describe implements prometheus.Collector; the set of metrics is fixed by Collect.
-func (m *metrics) Describe(ch chan<- *prometheus.Desc) { prometheus.DescribeByCollect(m, ch) }
+// What has no series before the first event, or without a part of the
+// configuration.
+var (
+	descErrors      = desc("errors_total", "Errors told to clients by SQLSTATE class.", "class")
+	descRouted      = desc("routed_total", "Simple queries and extended batches by where they ran (primary, standby, or proxy for what it answered itself) and why; only with splitting.", "target", "reason")
+	descConnections = desc("server_connections", "Server connections by state.", "database", "user", "state")
+	descWaiting     = desc("waiting_clients", "Clients that wait for a server connection.", "database", "user")
+	descStandby     = desc("standby_connections", "Connections to a standby by state.", "database", "user", "backend", "state")
+	descExpiry      = desc("certificate_expiry_timestamp_seconds", "When the certificate that clients get is not valid any more, as Unix time; no series without TLS.")
+)
+
+// Describe implements prometheus.Collector: what Collect shows at once, and what
+// it may show later.
+func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
+	prometheus.DescribeByCollect(m, ch)
+	for _, d := range []*prometheus.Desc{descErrors, descRouted, descConnections, descWaiting, descStandby, descExpiry} {
+		ch <- d
+	}
+}
 
 // Collect implements prometheus.Collector.
 func (m *metrics) Collect(ch chan<- prometheus.Metric) {
@@ -186,14 +203,14 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	counter(desc("certificate_reloads_total", certificates, "outcome"), m.certificatesApplied.Load(), "applied")
 	counter(desc("certificate_reloads_total", certificates, "outcome"), m.certificatesRefused.Load(), "refused")
 	if t := m.p.live.Load().tls; t != nil {
-		gauge(desc("certificate_expiry_timestamp_seconds", "When the certificate that clients get is not valid any more, as Unix time; no series without TLS."), float64(t.expires.Unix()))
+		gauge(descExpiry, float64(t.expires.Unix()))
 	}
 	counter(desc("disk_full_total", "Statements that a server refused because its disk is full (SQLSTATE 53100)."), m.diskFull.Load())
 	counter(desc("panics_total", "Sessions ended by a defect of the proxy."), m.panics.Load())
 	counter(desc("failovers_total", "Changes of the primary after the first one was found."), m.p.tracker.Failovers())
 	counter(desc("primary_conflicts_total", "Times that two servers claimed to be the primary on the same timeline."), m.p.tracker.Conflicts())
 	m.errors.Range(func(class, n any) bool {
-		counter(desc("errors_total", "Errors told to clients by SQLSTATE class.", "class"), n.(*atomic.Uint64).Load(), class.(string))
+		counter(descErrors, n.(*atomic.Uint64).Load(), class.(string))
 		return true
 	})
 	for pin := route.PinListen; pin <= route.PinSessionState; pin++ {
@@ -202,8 +219,7 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	for where, byReason := range m.routed {
 		for reason := range byReason {
 			if n := byReason[reason].Load(); n > 0 {
-				counter(desc("routed_total", "Simple queries and extended batches by where they ran (primary, standby, or proxy for what it answered itself) and why; only with splitting.", "target", "reason"),
-					n, [...]string{"primary", "standby", "proxy"}[where], label(reason))
+				counter(descRouted, n, [...]string{"primary", "standby", "proxy"}[where], label(reason))
 			}
 		}
 	}
@@ -235,16 +251,14 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	m.p.mu.Lock()
 	for k, pl := range m.p.pools {
 		st := pl.Stats()
-		d := desc("server_connections", "Server connections by state.", "database", "user", "state")
-		gauge(d, float64(st.Idle), k.database, k.user, "idle")
-		gauge(d, float64(st.Used), k.database, k.user, "used")
-		gauge(desc("waiting_clients", "Clients that wait for a server connection.", "database", "user"), float64(st.Waiting), k.database, k.user)
+		gauge(descConnections, float64(st.Idle), k.database, k.user, "idle")
+		gauge(descConnections, float64(st.Used), k.database, k.user, "used")
+		gauge(descWaiting, float64(st.Waiting), k.database, k.user)
 	}
 	for k, pl := range m.p.standbyPools {
 		st := pl.Stats()
-		d := desc("standby_connections", "Connections to a standby by state.", "database", "user", "backend", "state")
-		gauge(d, float64(st.Idle), k.database, k.user, k.backend, "idle")
-		gauge(d, float64(st.Used), k.database, k.user, k.backend, "used")
+		gauge(descStandby, float64(st.Idle), k.database, k.user, k.backend, "idle")
+		gauge(descStandby, float64(st.Used), k.database, k.user, k.backend, "used")
 	}
 	m.p.mu.Unlock()
 	m.waits.Collect(ch)

@@ -25,6 +25,7 @@ func (s *Spec) Validate() error {
 	c.gateway()
 	c.postgres()
 	c.data()
+	c.slo()
 	c.backup()
 	c.local()
 	errs := make([]error, len(c.problems))

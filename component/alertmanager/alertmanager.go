@@ -1,13 +1,10 @@
-// Package alertmanager runs the Alertmanager that sends the stack's alerts to a
-// webhook.
+// Package alertmanager runs the Alertmanager that tells people of the stack's
+// alerts.
 package alertmanager
 
 import (
 	"context"
-	"encoding/json"
-	"fmt"
 	"net"
-	"net/url"
 	"path/filepath"
 	"strconv"
 	"time"
@@ -29,17 +26,10 @@ type Config struct {
 	Host string
 	// Port to listen on; 0 means DefaultPort.
 	Port int
-	// Webhook receives the alerts as HTTP POST; empty keeps them in
-	// Alertmanager's own page.
-	Webhook string
-	// GroupWait is how long the first alert of a group waits for company; 0
-	// means 1 s.
-	GroupWait time.Duration
-	// GroupInterval is between two messages about one group; 0 means 15 s.
-	GroupInterval time.Duration
-	// RepeatInterval is when a message about an alert that goes on is sent again;
-	// 0 means 1 h.
-	RepeatInterval time.Duration
+	// File is the content of alertmanager.yml. It may hold secrets.
+	File []byte
+	// Templates is the content of TemplateFile, to which File may refer.
+	Templates []byte
 	// DataDir is the directory for everything the server keeps.
 	DataDir string
 	// Executable is the server's path; empty looks up Debian's name.
@@ -57,15 +47,6 @@ func (c *Config) setDefaults() {
 	if c.Port == 0 {
 		c.Port = DefaultPort
 	}
-	if c.GroupWait == 0 {
-		c.GroupWait = time.Second
-	}
-	if c.GroupInterval == 0 {
-		c.GroupInterval = 15 * time.Second
-	}
-	if c.RepeatInterval == 0 {
-		c.RepeatInterval = time.Hour
-	}
 	if c.LogLevel == "" {
 		c.LogLevel = "warn"
 	}
@@ -76,11 +57,7 @@ func (c *Config) validate() error {
 	f.IP("Host", c.Host)
 	f.Port("Port", c.Port)
 	f.Path("DataDir", c.DataDir)
-	if c.Webhook != "" {
-		u, err := url.Parse(c.Webhook)
-		f.Check(err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != "", "Webhook",
-			fmt.Sprintf("%q is not an http or https URL", c.Webhook))
-	}
+	f.Check(len(c.File) > 0, "File", "is empty")
 	return f.Err("alertmanager")
 }
 
@@ -118,31 +95,15 @@ func Unit(cfg Config) (process.Unit, error) {
 			if err := prepare.Dirs(cfg.Owner, cfg.DataDir); err != nil {
 				return err
 			}
-			content, err := cfg.file()
-			if err != nil {
+			if err := prepare.File(TemplateFile(cfg.DataDir), cfg.Templates, cfg.Owner); err != nil {
 				return err
 			}
-			return prepare.File(file, content, cfg.Owner)
+			return prepare.File(file, cfg.File, cfg.Owner)
 		},
 		Ready:        func(ctx context.Context) error { return prepare.OK(ctx, "http://"+address+"/-/ready") },
 		ReadyTimeout: 60 * time.Second,
 	}, nil
 }
 
-// file renders alertmanager.yml. JSON is valid YAML, and its quoting needs no
-// thought.
-func (c *Config) file() ([]byte, error) {
-	type object = map[string]any
-	receiver := object{"name": "default"}
-	if c.Webhook != "" {
-		receiver["webhook_configs"] = []object{{"url": c.Webhook, "send_resolved": true}}
-	}
-	return json.MarshalIndent(object{
-		"route": object{
-			"receiver": "default", "group_by": []string{"alertname", "zone"},
-			"group_wait": c.GroupWait.String(), "group_interval": c.GroupInterval.String(),
-			"repeat_interval": c.RepeatInterval.String(),
-		},
-		"receivers": []object{receiver},
-	}, "", "  ")
-}
+// TemplateFile is where the templates of a server with that data directory lie.
+func TemplateFile(dataDir string) string { return filepath.Join(dataDir, "messages.tmpl") }

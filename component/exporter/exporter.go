@@ -118,10 +118,12 @@ func Postgres(cfg PostgresConfig) (process.Unit, error) {
 	// The exporter reads user and password from files, so that they are in no
 	// argument and in no environment.
 	user, password := filepath.Join(cfg.DataDir, "user"), filepath.Join(cfg.DataDir, "password")
+	queries := filepath.Join(cfg.DataDir, "queries.yaml")
 	unit, err := cfg.unit("postgres-exporter", "prometheus-postgres-exporter",
 		[]string{
 			"--web.listen-address=" + cfg.address(),
 			"--no-collector.database", // the size of each database, a full walk of its files
+			"--extend.query-path=" + queries,
 			"--log.level=error", "--log.format=json",
 		},
 		[]string{
@@ -136,6 +138,9 @@ func Postgres(cfg PostgresConfig) (process.Unit, error) {
 			if err := prepare.File(user, []byte("monitor"), cfg.Owner); err != nil {
 				return err
 			}
+			if err := prepare.File(queries, []byte(replicationQuery), cfg.Owner); err != nil {
+				return err
+			}
 			return prepare.File(password, []byte(secret), cfg.Owner)
 		})
 	if err != nil {
@@ -147,6 +152,31 @@ func Postgres(cfg PostgresConfig) (process.Unit, error) {
 	}
 	return unit, nil
 }
+
+// replicationQuery asks a primary how long ago it wrote what each standby has
+// replayed last. The lag that the exporter itself has is measured on the
+// standby, where it is 0 when the standby is cut off. A standby that has replayed
+// everything has no lag, for which PostgreSQL says nothing.
+const replicationQuery = `fournines_postgres_replication:
+  query: |
+    SELECT application_name, sync_state,
+           coalesce(extract(epoch FROM replay_lag), 0)::float8 AS lag_seconds,
+           coalesce(pg_wal_lsn_diff(sent_lsn, replay_lsn), 0)::float8 AS lag_bytes
+    FROM pg_stat_replication WHERE state = 'streaming'
+  metrics:
+    - application_name:
+        usage: LABEL
+        description: Name of the standby.
+    - sync_state:
+        usage: LABEL
+        description: sync, quorum, potential or async.
+    - lag_seconds:
+        usage: GAUGE
+        description: How long ago the primary wrote what the standby has replayed last; 0 when nothing is missing.
+    - lag_bytes:
+        usage: GAUGE
+        description: WAL that was sent to the standby and that it has not replayed.
+`
 
 // Redis returns the plan's line for the Redis exporter. It is ready when its
 // login to at least one node works.

@@ -1,10 +1,9 @@
 // Package prometheus runs the Prometheus server that scrapes every part of a
-// stack and evaluates its first alert rules.
+// stack and evaluates its rules.
 package prometheus
 
 import (
 	"context"
-	_ "embed"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -32,7 +31,7 @@ type Target struct {
 }
 
 // Job is a group of targets that are scraped the same way. Its name becomes the
-// label "job"; the rules expect the names the Job... constants give.
+// label "job", which rules ask for.
 type Job struct {
 	Name string
 	// Path of the metrics; empty means /metrics.
@@ -46,13 +45,6 @@ type Job struct {
 	Targets []Target
 }
 
-// Names of jobs that the rules know.
-const (
-	JobPatroni  = "patroni"
-	JobPostgres = "postgres"
-	JobRedis    = "redis"
-)
-
 // Config describes the server.
 type Config struct {
 	// Name is unique in the stack; empty means "prometheus".
@@ -65,6 +57,8 @@ type Config struct {
 	Port int
 	// Jobs are what to scrape.
 	Jobs []Job
+	// Rules is the content of the file of rules; empty: none.
+	Rules []byte
 	// Alertmanagers are host:port of the Alertmanagers.
 	Alertmanagers []string
 	// ScrapeInterval is also the pace of the rules; 0 means 5 s.
@@ -161,8 +155,10 @@ func Unit(cfg Config) (process.Unit, error) {
 			if err := prepare.Dirs(cfg.Owner, cfg.DataDir); err != nil {
 				return err
 			}
-			if err := prepare.File(filepath.Join(cfg.DataDir, "rules.yml"), rules, cfg.Owner); err != nil {
-				return err
+			if len(cfg.Rules) > 0 {
+				if err := prepare.File(cfg.rulesFile(), cfg.Rules, cfg.Owner); err != nil {
+					return err
+				}
 			}
 			content, err := cfg.file()
 			if err != nil {
@@ -175,13 +171,7 @@ func Unit(cfg Config) (process.Unit, error) {
 	}, nil
 }
 
-// rules are the first alert rules. Each names only metrics that the jobs have.
-//
-//go:embed rules.yml
-var rules []byte
-
-// Rules returns the rule file's content, for checks with promtool.
-func Rules() []byte { return append([]byte(nil), rules...) }
+func (c *Config) rulesFile() string { return filepath.Join(c.DataDir, "rules.yml") }
 
 type object = map[string]any
 
@@ -199,8 +189,10 @@ func (c *Config) file() ([]byte, error) {
 			// An answer later than this is an answer from a broken server.
 			"scrape_timeout": min(c.ScrapeInterval, 4*time.Second).String(),
 		},
-		"rule_files":     []string{filepath.Join(c.DataDir, "rules.yml")},
 		"scrape_configs": jobs,
+	}
+	if len(c.Rules) > 0 {
+		out["rule_files"] = []string{c.rulesFile()}
 	}
 	if len(c.Alertmanagers) > 0 {
 		out["alerting"] = object{"alertmanagers": []object{{"static_configs": []object{{"targets": c.Alertmanagers}}}}}

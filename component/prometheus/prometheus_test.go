@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -17,6 +15,8 @@ import (
 	"fournines/component/prometheus"
 	"fournines/internal/eventually"
 	"fournines/internal/servertest"
+	"fournines/observe/routes"
+	"fournines/observe/rules"
 )
 
 // TestAlertReachesWebhook runs both servers: a target that is down becomes an
@@ -44,19 +44,32 @@ func TestAlertReachesWebhook(t *testing.T) {
 		}
 	}))
 	defer receiver.Close()
+	alertDir := filepath.Join(dir, "alertmanager")
+	alertFile, err := routes.File(routes.Config{Webhook: receiver.URL, TemplateFile: alertmanager.TemplateFile(alertDir)})
+	if err != nil {
+		t.Fatal(err)
+	}
 	manager, err := alertmanager.Unit(alertmanager.Config{
-		Host: "127.66.0.3", Webhook: receiver.URL, DataDir: filepath.Join(dir, "alertmanager"), Owner: owner,
+		Host: "127.66.0.3", File: alertFile, Templates: routes.Templates, DataDir: alertDir, Owner: owner,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
+	groups, err := rules.Build(rules.Config{Objective: 0.9999, Window: 30 * 24 * time.Hour, FirstContent: 8 * time.Second, FirstContentObjective: 0.99})
+	if err != nil {
+		t.Fatal(err)
+	}
+	file, err := rules.File(groups)
+	if err != nil {
+		t.Fatal(err)
+	}
 	server, err := prometheus.Unit(prometheus.Config{
-		Host: "127.66.0.2", Alertmanagers: []string{manager.Address}, ScrapeInterval: time.Second,
+		Host: "127.66.0.2", Rules: file, Alertmanagers: []string{manager.Address}, ScrapeInterval: time.Second,
 		DataDir: filepath.Join(dir, "prometheus"), Owner: owner,
 		Jobs: []prometheus.Job{
 			{Name: "prometheus", Targets: []prometheus.Target{{Address: "127.66.0.2:9090", Component: "prometheus"}}},
 			{Name: "alertmanager", Targets: []prometheus.Target{{Address: manager.Address, Component: "alertmanager", Zone: "a"}}},
-			{Name: "lost", Targets: []prometheus.Target{{Address: "127.66.0.9:1", Component: "lost", Zone: "b"}}},
+			{Name: "lost", Targets: []prometheus.Target{{Address: "127.66.0.9:1", Component: "lost", Zone: "a"}}},
 		},
 	})
 	if err != nil {
@@ -95,32 +108,6 @@ func TestAlertReachesWebhook(t *testing.T) {
 	t.Logf("Alertmanager stopped in %v, Prometheus in %v", am.Stop().Round(time.Millisecond), prom.Stop().Round(time.Millisecond))
 }
 
-func TestRulesAreValid(t *testing.T) {
-	servertest.Need(t, "promtool")
-	file := filepath.Join(t.TempDir(), "rules.yml")
-	if err := os.WriteFile(file, prometheus.Rules(), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if out, err := exec.CommandContext(t.Context(), "promtool", "check", "rules", file).CombinedOutput(); err != nil {
-		t.Errorf("promtool: %v\n%s", err, out)
-	}
-	tests, err := filepath.Abs("testdata/rules.test.yml")
-	if err != nil {
-		t.Fatal(err)
-	}
-	content, err := os.ReadFile(tests)
-	if err != nil {
-		t.Fatal(err)
-	}
-	test := filepath.Join(filepath.Dir(file), "rules.test.yml")
-	if err := os.WriteFile(test, content, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if out, err := exec.CommandContext(t.Context(), "promtool", "test", "rules", test).CombinedOutput(); err != nil {
-		t.Errorf("promtool: %v\n%s", err, out)
-	}
-}
-
 func TestUnitRefusesBadConfig(t *testing.T) {
 	_, err := prometheus.Unit(prometheus.Config{
 		Jobs:          []prometheus.Job{{Name: "x"}, {Name: "x", Targets: []prometheus.Target{{Address: "nohost"}}}},
@@ -131,7 +118,7 @@ func TestUnitRefusesBadConfig(t *testing.T) {
 			t.Errorf("error %v does not name %s", err, want)
 		}
 	}
-	if _, err := alertmanager.Unit(alertmanager.Config{Host: "127.0.0.1", DataDir: "/x", Webhook: "mailto:me"}); err == nil {
-		t.Error("alertmanager takes a webhook that is no URL")
+	if _, err := alertmanager.Unit(alertmanager.Config{Host: "127.0.0.1", DataDir: "/x"}); err == nil || !strings.Contains(err.Error(), "File") {
+		t.Errorf("alertmanager without a configuration: %v", err)
 	}
 }

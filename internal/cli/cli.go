@@ -99,6 +99,7 @@ func (a *app) rootCommand() *cobra.Command {
 		{"faults", "Break it on purpose:", []*cobra.Command{
 			a.drillCommand(), a.killCommand(), a.pauseCommand(), a.resumeCommand(), a.zoneCommand(),
 		}},
+		{"objectives", "Watch the objectives:", []*cobra.Command{a.sloCommand()}},
 		{"audit", "Find what costs availability:", []*cobra.Command{a.auditCommand(), a.planCommand(), a.proveCommand()}},
 		{"work", "Look after work in progress:", []*cobra.Command{a.jobsCommand(), a.redisCommand()}},
 		{"backup", "Keep copies of the data:", []*cobra.Command{a.backupCommand()}},

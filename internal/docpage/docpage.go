@@ -10,8 +10,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/prometheus/client_golang/prometheus"
 )
 
 var fenced = regexp.MustCompile("(?s)```.*?```")
@@ -118,51 +116,4 @@ func short(d time.Duration) string {
 		s = strings.TrimSuffix(s, "0m")
 	}
 	return s
-}
-
-// Metrics is a registry that notes the names of what is registered with it.
-type Metrics struct {
-	prometheus.Registerer
-	names []string
-}
-
-// NewMetrics makes an empty registry.
-func NewMetrics() *Metrics { return &Metrics{Registerer: prometheus.NewRegistry()} }
-
-var fqName = regexp.MustCompile(`fqName: "([^"]+)"`)
-
-// Register implements prometheus.Registerer.
-func (m *Metrics) Register(c prometheus.Collector) error {
-	ch := make(chan *prometheus.Desc, 100)
-	go func() {
-		c.Describe(ch)
-		close(ch)
-	}()
-	for d := range ch {
-		m.names = append(m.names, fqName.FindStringSubmatch(d.String())[1])
-	}
-	return m.Registerer.Register(c)
-}
-
-// MustRegister implements prometheus.Registerer.
-func (m *Metrics) MustRegister(all ...prometheus.Collector) {
-	for _, c := range all {
-		if err := m.Register(c); err != nil {
-			panic(err)
-		}
-	}
-}
-
-// Check reports the metrics that a page does not name, with prefix or without.
-func (m *Metrics) Check(tb testing.TB, page, prefix string) {
-	tb.Helper()
-	if len(m.names) == 0 {
-		tb.Error("nothing is registered")
-	}
-	for _, full := range m.names {
-		name := strings.TrimPrefix(full, prefix)
-		if !regexp.MustCompile("(`|" + prefix + ")" + name + "[`{ ]").MatchString(page) {
-			tb.Errorf("the page does not say what %s is", full)
-		}
-	}
 }
