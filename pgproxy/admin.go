@@ -84,7 +84,7 @@ func (p *Proxy) adminStatus() Status {
 		default:
 			e.State = "refused"
 		}
-		if err := errors.Join(server.Err, server.Lacks()); err != nil {
+		if err := errors.Join(server.Err, server.Distrust()); err != nil {
 			e.Error = err.Error()
 		}
 		s.Servers = append(s.Servers, e)

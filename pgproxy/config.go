@@ -149,7 +149,8 @@ const (
 
 // Splitting configures which reads run on standbys.
 type Splitting struct {
-	// Mode is "off" (default), "fence", "session" or "bounded".
+	// Mode is "off", "fence", "session" or "bounded"; default fence, and off with
+	// Pool.Mode "session".
 	Mode string `yaml:"mode"`
 	// MaxStaleness is for bounded; default 100ms, 1ms to 1m.
 	MaxStaleness time.Duration `yaml:"maxStaleness"`
@@ -207,7 +208,7 @@ func DefaultConfig() Config {
 		Admin:        adminhttp.Config{API: true},
 		Console:      Console{Database: "pgproxy"},
 		Hold:         Hold{Timeout: 30 * time.Second, Max: 1000},
-		Splitting:    Splitting{Mode: SplittingOff, MaxStaleness: 100 * time.Millisecond, MaxAddedLatency: 5 * time.Millisecond},
+		Splitting:    Splitting{Mode: SplittingFence, MaxStaleness: 100 * time.Millisecond, MaxAddedLatency: 5 * time.Millisecond},
 		TLS:          ClientTLS{Poll: 5 * time.Second},
 		ServerTLS:    ServerTLS{Mode: "disable"},
 		Limits:       Limits{LoginTimeout: 15 * time.Second, AuthFailureDelay: time.Second, AuthFailureMaxDelay: 10 * time.Second, StatementBytes: 4 << 20, Statements: 10000},
@@ -218,12 +219,21 @@ func DefaultConfig() Config {
 // LoadConfig reads, defaults and validates the file at path.
 func LoadConfig(path string) (Config, error) {
 	c := DefaultConfig()
+	mode := c.Splitting.Mode
+	c.Splitting.Mode = ""
 	data, err := os.ReadFile(path)
 	if err != nil {
 		return c, fmt.Errorf("read configuration: %w", err)
 	}
 	if err := strictyaml.Unmarshal(path, data, &c); err != nil {
 		return c, err
+	}
+	switch {
+	case c.Splitting.Mode != "":
+	case c.Pool.Mode == ModeSession:
+		c.Splitting.Mode = SplittingOff
+	default:
+		c.Splitting.Mode = mode
 	}
 	if err := c.Validate(); err != nil {
 		return c, fmt.Errorf("%s: %w", path, err)

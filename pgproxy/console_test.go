@@ -191,7 +191,7 @@ func TestConsole(t *testing.T) {
 	if row := show(t, "SHOW POOLS")[0]; row["pool_size"] != "5" {
 		t.Errorf("after RELOAD: %v", row)
 	}
-	next.Pool.Mode = ModeSession
+	next.Pool.Mode, next.Splitting.Mode = ModeSession, SplittingOff
 	if _, err := admin.Exec(ctxT(t), "RELOAD"); code(err) != "F0000" || !strings.Contains(err.Error(), "pool.mode: cannot be reloaded") {
 		t.Errorf("RELOAD of pool.mode: %v", err)
 	}

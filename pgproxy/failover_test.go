@@ -352,7 +352,11 @@ func TestConfig(t *testing.T) {
 	}
 	write("listen: 127.0.0.1:1\nbackends: [{address: \"127.0.0.1:2\", zone: a}]\nusers: [{name: dify, passwordFile: f}]\nprobe: {passwordFile: g, interval: 250ms}\n")
 	c, err := LoadConfig(path)
-	if err != nil || c.Probe.Interval != 250*time.Millisecond || c.Backends[0].Name != "127.0.0.1:2" || c.Pool.Size != 20 {
+	if err != nil || c.Probe.Interval != 250*time.Millisecond || c.Backends[0].Name != "127.0.0.1:2" || c.Pool.Size != 20 || c.Splitting.Mode != SplittingFence {
+		t.Fatal(c, err)
+	}
+	write("listen: 127.0.0.1:1\nbackends: [{address: \"127.0.0.1:2\"}]\nusers: [{name: dify, passwordFile: f}]\nprobe: {passwordFile: g}\npool: {mode: session}\n")
+	if c, err = LoadConfig(path); err != nil || c.Splitting.Mode != SplittingOff {
 		t.Fatal(c, err)
 	}
 	write("backends: [{address: x}]\nusers: [{name: \"\"}]\npool: {mode: x, size: 0}\nserverTLS: {mode: verify-full}\ntls: {certFile: x}\n")

@@ -2,6 +2,7 @@ package pgproxy
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -102,6 +103,8 @@ type session struct {
 	foreign     bool           // standard_conforming_strings is, or was, off
 	oneSnapshot bool           // the default isolation level is not READ COMMITTED
 	hasRead     bool           // the open transaction has read on a standby
+	unit        unit           // what is placed
+	again       bytes.Reader   // over a unit that is run again
 	ddl         bool           // the open transaction has changed the schema
 
 	// Of the goroutine that handles messages.
@@ -466,6 +469,10 @@ func (s *session) ready(srv *server, status byte) (early, ok bool) {
 	s.kept.answered(o.kept)
 	s.output.Store(false) // nothing of the next answer
 	failed := s.failed.Swap(false)
+	if srv.target.Standby && s.status == 'E' && status == 'T' {
+		// AND CHAIN after an error: PostgreSQL has forgotten the modes by then.
+		s.begin, s.hasRead = "BEGIN", false
+	}
 	s.status = status
 	if o.kind == opQuery || o.kind == opSync {
 		srv.queries.Add(1)

@@ -26,8 +26,11 @@ type unit struct {
 	texts   int    // statements that it prepares, binds or executes
 	runs    int    // statements that it executes
 	reads   bool   // takes a snapshot, after which a transaction's isolation level is fixed
+	queries bool   // its first statement certainly does
 	control bool   // nothing but one BEGIN, COMMIT or ROLLBACK
 	foreign bool   // has messages that only the primary can answer
+
+	own []parsed // what it prepares
 }
 
 // place is where a unit is run.
@@ -105,7 +108,8 @@ func (s *session) peekUnit(typ byte, size int) (*unit, error) {
 	if err != nil {
 		return nil, err
 	}
-	u := &unit{bytes: b, query: typ == 'Q'}
+	u := &s.unit
+	*u = unit{bytes: b, query: typ == 'Q', own: u.own[:0]}
 	if !s.inspect(u) {
 		s.mu.Lock()
 		s.leaveStandby(u)
@@ -185,11 +189,10 @@ func (s *session) inspect(u *unit) bool {
 		u.control = isControl(u.facts.Kind)
 		return true
 	}
-	var own []parsed
 	named := func(name []byte) []byte {
-		for i := len(own) - 1; i >= 0; i-- {
-			if bytes.Equal(own[i].name, name) {
-				return own[i].sql
+		for i := len(u.own) - 1; i >= 0; i-- {
+			if bytes.Equal(u.own[i].name, name) {
+				return u.own[i].sql
 			}
 		}
 		if st := s.lookup(name); st != nil {
@@ -212,7 +215,7 @@ func (s *session) inspect(u *unit) bool {
 			if !ok || !ok2 {
 				return false
 			}
-			own = append(own, parsed{name, text})
+			u.own = append(u.own, parsed{name, text})
 			u.control = u.control && len(name) == 0
 			sql = text
 		case 'B':
@@ -285,6 +288,9 @@ func (u *unit) add(d route.Decision, sql []byte) {
 		d.Target = route.Primary
 	}
 	u.facts, u.sql = d.Facts, sql
+	if first {
+		u.queries = route.Queries(sql)
+	}
 	u.reads = u.reads || d.Target != route.Any || route.TakesSnapshot(sql)
 	switch {
 	case first:
@@ -419,15 +425,17 @@ func (s *session) runUnit(u *unit) error {
 	defer unitBuffers.Put(saved)
 	control := u.control
 	instead, err := s.readOnStandby(p, len(u.bytes))
-	if err != nil || instead == nil {
+	if err != nil || !instead.needed {
 		return err
 	}
 	// The client has seen nothing of it: the primary answers instead.
 	r := clientReaders.Get().(*bufio.Reader)
-	r.Reset(bytes.NewReader(*saved))
+	s.again.Reset(*saved)
+	r.Reset(&s.again)
 	defer func() {
 		r.Reset(nil)
 		clientReaders.Put(r)
+		s.again.Reset(nil)
 	}()
 	if !instead.sent {
 		if err := pgwire.Skip(s.br, len(*saved)); err != nil {
@@ -543,9 +551,9 @@ func (s *session) leaveStandby(u *unit) {
 }
 
 // markRead makes the primary refuse what PostgreSQL refuses after a
-// transaction's first query.
+// transaction's first query, when u is no query itself.
 func (s *session) markRead(u *unit) {
-	if s.hasRead && s.deferred != "" && u.facts.Kind == route.SetTransaction {
+	if s.hasRead && s.deferred != "" && !u.queries {
 		s.deferred += "\n;SELECT 1"
 	}
 	if s.deferred != "" {

@@ -59,24 +59,25 @@ type named struct {
 	st   *statement
 }
 
-// instead says that a unit has to be run on the primary.
+// instead says whether a unit has to be run on the primary, and why.
 type instead struct {
-	why why
+	needed bool
+	why    why
 	// sent: it was sent to a standby, and is out of the read buffer.
 	sent bool
 }
 
-// readOnStandby runs a unit of n bytes from the read buffer on a standby. It
-// returns nil when the client has its answer, and otherwise why not: then the
-// client has seen nothing.
-func (s *session) readOnStandby(pl placement, n int) (*instead, error) {
+// readOnStandby runs a unit of n bytes from the read buffer on a standby, so that
+// the client has its answer; otherwise it says why not, and the client has seen
+// nothing.
+func (s *session) readOnStandby(pl placement, n int) (instead, error) {
 	s.mu.Lock()
 	srv := s.srv
 	s.mu.Unlock()
 	if srv == nil {
 		// Without one that could be used the primary is not asked in vain.
 		if no := s.p.anyStandby(); no != whys {
-			return &instead{why: no}, nil
+			return instead{needed: true, why: no}, nil
 		}
 	}
 	var need fence.Position
@@ -84,12 +85,12 @@ func (s *session) readOnStandby(pl placement, n int) (*instead, error) {
 		var err error
 		if need, err = s.position(); err != nil {
 			if cause := context.Cause(s.ctx); cause != nil {
-				return nil, cause
+				return instead{}, cause
 			}
 			s.mu.Lock()
 			s.leaveStandby(&unit{})
 			s.mu.Unlock()
-			return &instead{why: whyNoPosition}, nil
+			return instead{needed: true, why: whyNoPosition}, nil
 		}
 	}
 	s.mu.Lock()
@@ -99,24 +100,24 @@ func (s *session) readOnStandby(pl placement, n int) (*instead, error) {
 		var no why
 		var err error
 		if srv, no, err = s.p.acquireStandby(s); err != nil {
-			return nil, err
+			return instead{}, err
 		}
 		if srv == nil {
-			return &instead{why: no}, nil
+			return instead{needed: true, why: no}, nil
 		}
 	}
 	if !s.attachStandby(srv, pl, need) {
-		return &instead{why: whyLost}, nil
+		return instead{needed: true, why: whyLost}, nil
 	}
 	err := s.runMessages(s.br, n)
 	srv.flushWrites()
 	if err != nil {
 		s.reading.active.Store(false)
-		return nil, err
+		return instead{}, err
 	}
 	no, err := s.await(srv)
 	if err != nil {
-		return nil, err
+		return instead{}, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -124,7 +125,7 @@ func (s *session) readOnStandby(pl placement, n int) (*instead, error) {
 	s.reading.logging = false
 	if no == whys {
 		s.p.metrics.route(onStandby, pl.reason)
-		return nil, nil
+		return instead{}, nil
 	}
 	for i := len(s.reading.undo) - 1; i >= 0; i-- {
 		if u := s.reading.undo[i]; u.st != nil {
@@ -135,7 +136,7 @@ func (s *session) readOnStandby(pl placement, n int) (*instead, error) {
 	}
 	s.unnamed = s.reading.unnamed
 	s.batch = batch{}
-	return &instead{why: no, sent: true}, nil
+	return instead{needed: true, why: no, sent: true}, nil
 }
 
 // position returns what a standby must have replayed for the next read.

@@ -60,8 +60,8 @@ type PostgresProxy struct {
 // Splitting says which reads run on standbys.
 type Splitting string
 
-// SplittingOff sends every statement to the primary.
-const SplittingOff Splitting = "off"
+// SplittingFence lets standbys answer the reads that miss nothing by it.
+const SplittingFence Splitting = "fence"
 
 // ReservedConnections is the part of postgres.maxConnections that the proxies
 // leave to replication, monitoring and the operator.
@@ -83,7 +83,7 @@ func defaultPostgres() Postgres {
 			PoolSize:             90,
 			HoldTimeout:          Duration(30 * second),
 			HoldQueue:            1000,
-			Splitting:            SplittingOff,
+			Splitting:            SplittingFence,
 			MaxStaleness:         Duration(100 * millisecond),
 		},
 	}

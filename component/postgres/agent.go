@@ -11,9 +11,9 @@ import (
 	"strings"
 )
 
-// agent starts Patroni. It mends how Patroni up to 3.0.2, which Debian has,
-// renews the leader key: a primary that comes back from behind a network cut
-// must not take the key from its successor.
+// agent starts Patroni and mends what could destroy commits or data directories:
+// how releases up to 3.1 renew and release the leader key, and demotions that run
+// beside each other.
 //
 //go:embed agent.py
 var agent []byte

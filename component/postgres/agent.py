@@ -1,4 +1,4 @@
-"""Starts Patroni, with its handling of the leader key mended where it is faulty.
+"""Starts Patroni, with its handling of the leader key and of demotions mended where it is faulty.
 
 Up to 3.0.2 Patroni with etcd 3 renews the leader key without comparing when its
 lease is gone. A primary that was cut off until its lease expired so takes the key
@@ -9,10 +9,18 @@ Up to 3.1.2 it releases the key only if nobody, itself included, has written it
 since it last looked. A Patroni that is started again beside a dead PostgreSQL has
 just bound the key to its new lease; it says that it has released the key, keeps
 it, and so keeps the standbys from taking over.
+
+Any release demotes a primary that has lost etcd once more in each round that the
+first demotion still takes, because PostgreSQL waits for standbys that it cannot
+reach either. Each then starts PostgreSQL, and the one that is started first is
+lost sight of: pg_rewind fails beside it, and its data directory is deleted and
+made anew while it runs and writes (https://github.com/patroni/patroni/issues/3649).
 """
 import contextlib
+import functools
 import inspect
 import sys
+import threading
 import time
 
 # The first releases in which renewal and release of the key are right.
@@ -39,6 +47,16 @@ def mend(version):
     Exits when Patroni is not as expected: a node without this mending can destroy
     acknowledged writes, so it must not start.
     """
+    mended = mend_leader_key(version)
+    from patroni.ha import Ha
+    if list(inspect.signature(Ha.demote).parameters) == ['self', 'mode']:
+        Ha.demote = one_at_a_time(Ha.demote)
+        mended.append('demotion without etcd')
+    return mended
+
+
+def mend_leader_key(version):
+    """Replaces what this Patroni does wrongly with the leader key, and returns the names of that."""
     mended = []
     if release(version) >= RELEASE_MENDED:
         return mended
@@ -61,9 +79,9 @@ def mend(version):
                      'expected {4}; install Patroni 3.2 or newer'.format(version, owner.__name__, name, found, parameters))
     if release(version) < RENEWAL_MENDED:
         Etcd3._update_leader = update_leader
-        mended.append('renewal')
+        mended.append('renewal of the leader key')
     Etcd3._delete_leader = catch_etcd_errors(delete_leader)
-    mended.append('release')
+    mended.append('release of the leader key')
     return mended
 
 
@@ -134,6 +152,26 @@ def delete_leader(self):
     })
 
 
+def one_at_a_time(demote):
+    """Lets no demotion without etcd begin while another one runs.
+
+    It stands around Ha.demote.
+    """
+    running = threading.Lock()
+
+    @functools.wraps(demote)
+    def demote_once(self, mode):
+        if mode != 'offline':
+            return demote(self, mode)
+        if not running.acquire(blocking=False):
+            return None
+        try:
+            return demote(self, mode)
+        finally:
+            running.release()
+    return demote_once
+
+
 def main():
     """Runs Patroni with the arguments of this process."""
     # Python puts the script's folder first; that is the node's data directory.
@@ -142,7 +180,7 @@ def main():
     from patroni.version import __version__ as version
     mended = mend(version)
     if mended:
-        print('Patroni {0}: its {1} of the leader key replaced by ours'.format(version, ' and '.join(mended)), file=sys.stderr)
+        print('Patroni {0}, mended: {1}'.format(version, ', '.join(mended)), file=sys.stderr)
     # The name under which a process started by Patroni's own script is seen.
     with contextlib.suppress(OSError), open('/proc/self/comm', 'w') as comm:
         comm.write('patroni')

@@ -196,7 +196,7 @@ func TestAgentKeepsForeignLeader(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			a := newAgentTest(t, client, "mended")
-			if slices.Contains(a.replaced, "renewal") != a.faulty {
+			if slices.Contains(a.replaced, "renewal of the leader key") != a.faulty {
 				t.Fatalf("replaced %q in a Patroni that needs the renewal mended: %t", a.replaced, a.faulty)
 			}
 			if !a.faulty {
@@ -329,7 +329,31 @@ func TestAgentRefusesAnUnknownPatroni(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, tt := range []struct{ name, code, want string }{
-		{"later versions", `print(agent.mend('3.2.0'), agent.mend('4.1.4'), Etcd3._update_leader is before, agent.mend('3.1.2-1'), Etcd3._update_leader is before)`, "[] [] True ['release'] True"},
+		{"later versions", `print(agent.mend_leader_key('3.2.0'), agent.mend_leader_key('4.1.4'), Etcd3._update_leader is before, agent.mend_leader_key('3.1.2-1'), Etcd3._update_leader is before)`, "[] [] True ['release of the leader key'] True"},
+		{"one demotion at a time", `
+import threading
+from patroni.ha import Ha
+modes, stopped = [], threading.Event()
+def demote(self, mode):
+    modes.append(mode)
+    if len(modes) == 1:
+        stopped.wait(30)
+Ha.demote = demote
+print(agent.mend('4.1.4'))
+first = threading.Thread(target=Ha.demote, args=(None, 'offline'))
+first.start()
+while not modes:
+    pass
+Ha.demote(None, 'offline')  # the next round, which still has no etcd
+Ha.demote(None, 'immediate-nolock')  # the lock is lost: PostgreSQL has to stop at once
+stopped.set()
+first.join()
+Ha.demote(None, 'offline')
+print(modes)`, "['demotion without etcd']\n['offline', 'immediate-nolock', 'offline']"},
+		{"another demotion", `
+from patroni.ha import Ha
+Ha.demote = lambda self, mode, why: None
+print(agent.mend('4.9.0'))`, "[]"},
 		{"versions", `print(agent.release('3.0.2-1'), agent.release('4.0'), agent.release('2.1.7+deb'))`, "(3, 0, 2) (4, 0) (2, 1, 7)"},
 		{"another signature", `
 Etcd3._do_refresh_lease = lambda self, now: None

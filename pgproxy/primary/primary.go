@@ -50,7 +50,10 @@ type Status struct {
 
 	rtts    [rttProbes]time.Duration // of the last probes, newest first
 	flushed uint64                   // position that a primary has flushed
-	lacks   error
+	kept    bool                     // the connection is the one of the answer before
+	lacks   error                    // what a primary lacks
+	shown   proven                   // what it was held against, as it was before it was asked
+	ahead   error                    // what a standby has that its primary never wrote
 }
 
 // rttProbes is how many probes RTT looks at.
@@ -67,9 +70,15 @@ func (s *Status) addRTT(old *Status, d time.Duration) {
 	}
 }
 
-// Lacks says what WAL a server lacks that claims to be the primary and is
-// therefore not used; nil for all others.
-func (s *Status) Lacks() error { return s.lacks }
+// Distrust says why a server is not used that answers: it claims to be the
+// primary and lacks WAL, or it is a standby with WAL that the primary has never
+// written. It is nil for all others.
+func (s *Status) Distrust() error {
+	if s.lacks != nil {
+		return s.lacks
+	}
+	return s.ahead
+}
 
 // Target is the primary during one reign, or one of its standbys. A pointer to
 // it identifies the reign: a server that loses and regains the role gets a new
@@ -126,7 +135,7 @@ func (v *View) Server(e topology.Endpoint) Status {
 // WAL of another timeline cannot be compared with the primary's: such a standby
 // may have gone on where the primary's history ends.
 func (s *Status) follows(primary *Status) bool {
-	return s.Up && s.InRecovery && s.Timeline == primary.Timeline && s.SystemID == primary.SystemID
+	return s.Up && s.InRecovery && s.ahead == nil && s.Timeline == primary.Timeline && s.SystemID == primary.SystemID
 }
 
 // choose applies the rule of the package comment. highest is the highest

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -218,6 +219,74 @@ func TestPrimaryWithoutTheLastCommitsIsRefused(t *testing.T) {
 	b.Stop()
 	a.Start()
 	await("a", "")
+}
+
+// A standby whose data directory somebody has written to has WAL that its
+// primary never wrote. The primary has run on, so it is not the one to blame.
+func TestStandbyWithWALOfItsOwnIsNotUsed(t *testing.T) {
+	a := servertest.NewPostgres(t, servertest.PostgresOptions{})
+	b := servertest.NewStandby(t, a)
+	b.Stop()
+	b.StartAsPrimary()
+	b.Exec("CREATE TABLE t AS SELECT generate_series(1, 100000)")
+	var visible atomic.Bool
+	tr := New(Options{
+		Endpoints: []topology.Endpoint{{Name: "a", Address: a.Address()}, {Name: "b", Address: b.Address()}},
+		Connect: func(ctx context.Context, e topology.Endpoint) (*pgconn.PgConn, error) {
+			if e.Name == "b" && !visible.Load() {
+				return nil, errors.New("not yet")
+			}
+			return pgconn.Connect(ctx, strings.Replace(a.DSNVia(e.Address, "pgproxy"), "/dify", "/postgres", 1))
+		},
+		Interval: 50 * time.Millisecond, Timeout: 15 * time.Second, Misses: 3,
+	}, slog.New(slog.DiscardHandler))
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- tr.Run(ctx) }()
+	defer func() { cancel(); <-done }()
+	primary := func() (p *Target) {
+		t.Helper()
+		eventually.Nil(t, time.Minute, func() error {
+			v := tr.View()
+			if p = v.Primary; p == nil {
+				return errors.New(v.Why)
+			}
+			return nil
+		})
+		return p
+	}
+	before := primary()
+	b.Demote(a)
+	visible.Store(true)
+	distrusted := func() {
+		t.Helper()
+		eventually.Nil(t, time.Minute, func() error {
+			v := tr.View()
+			if s := v.Servers[1]; s.Distrust() == nil || !strings.Contains(s.Distrust().Error(), "make it anew") {
+				return fmt.Errorf("standby up %t at %s: %w", s.Up, FormatLSN(s.LSN), s.Distrust())
+			}
+			if len(v.Standbys) != 0 {
+				return fmt.Errorf("%d standbys are used", len(v.Standbys))
+			}
+			return nil
+		})
+	}
+	distrusted()
+	select {
+	case <-before.Lost:
+		t.Error("the primary was left for what a standby said")
+	default:
+	}
+	// What it has does not count either when the primary has to be found again.
+	a.Kill()
+	a.Start()
+	eventually.Nil(t, time.Minute, func() error {
+		if p := tr.View().Primary; p == nil || p.Generation == before.Generation {
+			return fmt.Errorf("primary %+v (%s)", p, tr.View().Why)
+		}
+		return nil
+	})
+	distrusted()
 }
 
 func TestFollows(t *testing.T) {

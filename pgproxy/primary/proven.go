@@ -30,7 +30,7 @@ func (p *proven) add(s *Status) {
 		}
 	}
 	switch {
-	case s.lacks != nil || s.Timeline < p.timeline || s.Timeline == p.timeline && p.systemID != s.SystemID && p.lsn > 0:
+	case s.Distrust() != nil || s.Timeline < p.timeline || s.Timeline == p.timeline && p.systemID != s.SystemID && p.lsn > 0:
 	case s.Timeline > p.timeline || lsn > p.lsn:
 		*p = proven{systemID: s.SystemID, timeline: s.Timeline, lsn: lsn, server: s.Endpoint.Name}
 	}
@@ -43,6 +43,16 @@ func (p *proven) lacking(s *Status) error {
 		return nil
 	}
 	return fmt.Errorf("its WAL ends at %s, and %s has had it up to %s on the same timeline", FormatLSN(s.LSN), p.server, FormatLSN(p.lsn))
+}
+
+// refutes reports that s shows the WAL to be wrong that it was held against,
+// instead of lacking it itself: s was the primary on this timeline when it was
+// asked before, on the same connection, so it has run since then. What a running
+// server has written it does not lose, and a standby has nothing else. old is
+// the status before.
+func (s *Status) refutes(old *Status) bool {
+	return s.lacks != nil && s.kept && s.shown.server != s.Endpoint.Name &&
+		old.Up && !old.InRecovery && old.Timeline == s.Timeline && old.lacks == nil
 }
 
 // FormatLSN writes a WAL position as PostgreSQL does.

@@ -171,6 +171,8 @@ func (t *Tracker) probe(ctx context.Context, i int, conn **pgconn.PgConn) (Statu
 			return st, err
 		}
 		*conn = c
+	} else {
+		st.kept = true
 	}
 	st.Parameters = reportedParameters(*conn)
 	t.mu.Lock()
@@ -205,7 +207,7 @@ func (t *Tracker) probe(ctx context.Context, i int, conn **pgconn.PgConn) (Statu
 	st.Timeline = uint32(tl)
 	if err == nil {
 		st.flushed, err = ParseLSN(string(row[5]))
-		st.lacks = written.lacking(&st)
+		st.lacks, st.shown = written.lacking(&st), written
 	}
 	return st, err
 }
@@ -270,6 +272,12 @@ func (t *Tracker) report(i int, st Status, err error) {
 		if !old.Up || old.InRecovery != st.InRecovery || old.Timeline != st.Timeline {
 			t.log.Info("server answers", "server", st.Endpoint.Name, "standby", st.InRecovery, "timeline", st.Timeline)
 		}
+		if st.refutes(&old) {
+			t.distrust(&st)
+		}
+		if old.ahead != nil && old.Up && st.InRecovery && st.Timeline == old.Timeline {
+			st.ahead = old.ahead // until it is made anew
+		}
 		// What it lacks does not come back as it goes on writing: only when it
 		// becomes a standby, or is promoted onto another timeline.
 		if old.lacks != nil && !st.InRecovery && st.Timeline == old.Timeline {
@@ -282,6 +290,24 @@ func (t *Tracker) report(i int, st Status, err error) {
 		t.servers[i] = st
 	}
 	t.publish()
+}
+
+// distrust takes back what a standby has shown that is refuted by its running
+// primary. t.mu is held.
+func (t *Tracker) distrust(primary *Status) {
+	primary.lacks = nil
+	t.written = proven{systemID: primary.SystemID, timeline: primary.Timeline}
+	for i := range t.servers {
+		s := &t.servers[i]
+		switch {
+		case s.Endpoint.Name == primary.shown.server && s.InRecovery:
+			s.ahead = fmt.Errorf("it has WAL up to %s of timeline %d, and the primary %s, which has run on, only up to %s: make it anew",
+				FormatLSN(primary.shown.lsn), primary.Timeline, primary.Endpoint.Name, FormatLSN(primary.LSN))
+			t.log.Error("a standby has WAL that its primary never wrote; it is not used", "server", s.Endpoint.Name, "reason", s.ahead)
+		case s.Up && s.InRecovery:
+			t.written.add(s)
+		}
+	}
 }
 
 func (t *Tracker) publish() {

@@ -67,6 +67,21 @@ func TakesSnapshot(sql []byte) bool {
 	return kind != 0 && !bytes.EqualFold(text, []byte("show"))
 }
 
+// Queries reports that a statement certainly reads in a snapshot: it begins with
+// the word of a query or of a change of rows.
+func Queries(sql []byte) bool {
+	s := scanner{sql: sql}
+	kind, text := s.next()
+	if kind != 'w' {
+		return false
+	}
+	switch string(text) {
+	case "select", "insert", "update", "delete", "merge", "with", "values", "table":
+		return true
+	}
+	return false
+}
+
 // show decides about SHOW.
 func show(sql []byte) verdict {
 	s := scanner{sql: sql}

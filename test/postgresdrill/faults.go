@@ -33,6 +33,9 @@ type Fault struct {
 	takesClients bool
 	// stays tells that the primary has to stay where it is.
 	stays bool
+	// refused tells that no write can be served while the fault lasts: each has
+	// to be refused at once, and the outage counts from the repair.
+	refused bool
 	// MaxOutage is the goal for the longest write outage of one repetition.
 	MaxOutage time.Duration
 	// hold is the least time that the fault lasts.
@@ -84,7 +87,8 @@ func Faults() []Fault {
 			repair: func(_ context.Context, c *Cluster, victim string) error { return c.nodes[victim].resume() },
 		},
 		{
-			Name: "disk-full", About: "the disk of the primary's data directory is full", SmallDisks: true, MaxOutage: 15 * time.Second,
+			Name: "disk-full", About: "the disk of the primary's data directory is full", SmallDisks: true, stays: true, refused: true, MaxOutage: 5 * time.Second,
+			hold:   20 * time.Second,
 			strike: func(_ context.Context, c *Cluster, victim string) error { return c.fillDisk(victim) },
 			repair: func(_ context.Context, c *Cluster, victim string) error { return os.Remove(c.filler(victim)) },
 		},

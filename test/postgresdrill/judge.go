@@ -9,8 +9,12 @@ import (
 )
 
 // count fills in what the clients got that are not in the zone without.
-func (o *Outcome) count(l *load, without string) {
+func (o *Outcome) count(l *load, f Fault, without string) {
 	r := o.Report
+	from := r.Window.Fault
+	if f.refused {
+		from = r.Window.Restored
+	}
 	o.Unknown, o.Refused, o.ReadErrors = map[string]int{}, map[string]int{}, map[string]int{}
 	r.Requests = drill.Requests{ByClass: map[drill.Class]*drill.ClassCount{classWrite: {}, classRead: {}, classIdle: {}}, Reasons: map[string]int{}}
 	add := func(class drill.Class, err string, took time.Duration) {
@@ -41,12 +45,13 @@ func (o *Outcome) count(l *load, without string) {
 			o.Unknown[w.err]++
 		case undone:
 			o.Refused[w.err]++
+			o.LongestRefusalMs = max(o.LongestRefusalMs, w.end.Sub(w.due).Milliseconds())
 		}
 		if (w.err != "" || w.end.Sub(w.due) > time.Second) && w.due.After(r.Window.Fault) {
 			r.RecoveryMs = max(r.RecoveryMs, w.end.Sub(r.Window.Fault).Milliseconds())
 		}
 	}
-	r.LongestOutageMs = longestGap(acks, r.Window.Fault, r.Window.End).Milliseconds()
+	r.LongestOutageMs = longestGap(acks, from, r.Window.End).Milliseconds()
 	r.Requests.ByClass[classWrite].LongestOutageMs = r.LongestOutageMs
 	var reads []time.Time
 	for _, s := range l.reads {
@@ -68,6 +73,10 @@ func (o *Outcome) count(l *load, without string) {
 		}
 	}
 }
+
+// maxRefusal is the goal for the longest time until a write is refused that
+// cannot be served.
+const maxRefusal = time.Second
 
 // longestGap is the longest time without an event that reaches beyond from.
 func longestGap(events []time.Time, from, end time.Time) time.Duration {
@@ -118,10 +127,15 @@ func (o *Outcome) judge(l *load, f Fault, p Plan, ledger map[int64]bool, lists m
 	check("read-only-clients", reads.Failed == 0, "%d of %d reads got an error", reads.Failed, reads.Total)
 	outage := time.Duration(r.LongestOutageMs) * time.Millisecond
 	check("write-outage", outage <= f.MaxOutage+p.Slack, "%v, goal at most %v", outage, f.MaxOutage)
-	switch {
-	case f.stays:
+	if f.stays {
 		check("primary", o.To == o.From, "the primary was in zone %s and is in zone %s, goal: it stays", o.From, o.To)
-	case f.Name == "switchover":
+	}
+	if f.refused {
+		longest := time.Duration(o.LongestRefusalMs) * time.Millisecond
+		check("refused-at-once", longest <= maxRefusal+p.Slack && len(o.Unknown) == 0 && len(o.Refused) == 1,
+			"after at most %v, goal %v; reasons %v, with an unknown end %v", longest, maxRefusal, o.Refused, o.Unknown)
+	}
+	if f.Name == "switchover" {
 		writes := r.Requests.ByClass[classWrite]
 		check("switchover", writes.Failed == 0, "%d of %d writes failed", writes.Failed, writes.Total)
 	}

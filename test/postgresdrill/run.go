@@ -48,7 +48,8 @@ const (
 type Outcome struct {
 	// Report has the form of every drill's report. Its longest outage is the
 	// longest time in which no write was acknowledged to the clients that the
-	// fault leaves connected.
+	// fault leaves connected; it counts from the fault, or from the repair where
+	// writes cannot be served before.
 	Report *drill.Report `json:"report"`
 	// Acknowledged counts writes of all clients, Lost those that are not there at
 	// the end.
@@ -60,6 +61,8 @@ type Outcome struct {
 	Refused map[string]int `json:"refused"`
 	// LongestWaitMs is the longest that an acknowledged write took.
 	LongestWaitMs int64 `json:"longestWaitMs"`
+	// LongestRefusalMs is the longest that a write took which was not made.
+	LongestRefusalMs int64 `json:"longestRefusalMs"`
 	// LongestReadMs is the longest that a good read took.
 	LongestReadMs int64 `json:"longestReadMs"`
 	// ReadErrors counts failed reads by reason.
@@ -109,7 +112,12 @@ func Run(ctx context.Context, c *Cluster, f Fault, p Plan, run int) (*Outcome, e
 	if err := f.strike(ctx, c, victim); err != nil {
 		return nil, errors.Join(fmt.Errorf("%s: %w", f.Name, err), f.mend(ctx, c, victim))
 	}
-	l.awaitWrites(ctx, r.Window.Fault.Add(max(f.hold, minHold)), r.Window.Fault.Add(max(f.hold, p.MaxHold)), without)
+	least := r.Window.Fault.Add(max(f.hold, minHold))
+	most := r.Window.Fault.Add(max(f.hold, p.MaxHold))
+	if f.refused {
+		most = least
+	}
+	l.awaitWrites(ctx, least, most, without)
 	if err := f.mend(ctx, c, victim); err != nil {
 		return nil, fmt.Errorf("mend %s: %w", f.Name, err)
 	}
@@ -128,7 +136,7 @@ func Run(ctx context.Context, c *Cluster, f Fault, p Plan, run int) (*Outcome, e
 	if o.To, err = c.primary(ctx); err != nil {
 		o.To = "none: " + err.Error()
 	}
-	o.count(l, without)
+	o.count(l, f, without)
 	ledger, final, err := l.final(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("look at the end: %w", err)
