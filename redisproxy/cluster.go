@@ -50,7 +50,7 @@ func newCluster(seeds []string, pool *upstream.Pool, refresh time.Duration, log 
 		seeds: seeds, pool: pool, refresh: refresh, log: log, m: m,
 		trigger: make(chan struct{}, 1), changed: make(chan struct{}),
 	}
-	c.table.Store(route.Builtin())
+	c.table.Store(marked(route.Builtin()))
 	c.slots.Store(route.Merge())
 	return c
 }
@@ -247,7 +247,7 @@ func (c *cluster) learnTable(ctx context.Context, addr string) {
 	if err != nil {
 		c.log.Warn("unreadable command table; the built-in one of Redis 7.0 stays", "err", err)
 	} else {
-		c.table.Store(t)
+		c.table.Store(marked(t))
 	}
 	c.learned.Store(true)
 }

@@ -79,11 +79,14 @@ var handlers = map[string]handler{
 	"evalsha_ro": {family: famScript, run: relayScript, inMulti: true},
 
 	"publish":      {family: famPubSub, run: relayAnywhere, inMulti: true},
+	"spublish":     {family: famPubSub, run: shardPublish, inMulti: true},
 	"pubsub":       alone(famPubSub, (*session).pubsub),
 	"subscribe":    alone(famPubSub, (*session).subscribe).subscribed(),
 	"psubscribe":   alone(famPubSub, (*session).subscribe).subscribed(),
+	"ssubscribe":   alone(famPubSub, (*session).subscribe).subscribed(),
 	"unsubscribe":  alone(famPubSub, (*session).unsubscribe).subscribed(),
 	"punsubscribe": alone(famPubSub, (*session).unsubscribe).subscribed(),
+	"sunsubscribe": alone(famPubSub, (*session).unsubscribe).subscribed(),
 
 	"blpop":      {family: famBlocking, run: blocking, inMulti: true},
 	"brpop":      {family: famBlocking, run: blocking, inMulti: true},
@@ -113,8 +116,6 @@ var refusedCommands = map[string]string{
 	"pfdebug":    adminReason,
 	"pfselftest": adminReason,
 	"wait":       "the proxy shares connections, so a node does not know which writes were yours; writes.replicas makes every write wait",
-	"ssubscribe": shardedReason, "sunsubscribe": shardedReason, "spublish": shardedReason,
-	"pubsub|shardchannels": shardedReason, "pubsub|shardnumsub": shardedReason,
 
 	"acl|cat": accountsReason, "acl|deluser": accountsReason, "acl|dryrun": accountsReason, "acl|genpass": accountsReason,
 	"acl|getuser": accountsReason, "acl|list": accountsReason, "acl|load": accountsReason, "acl|log": accountsReason,
@@ -129,7 +130,6 @@ const (
 	clusterReason  = "the proxy shows the cluster as one standalone Redis"
 	topologyReason = "replication belongs to the cluster behind the proxy"
 	adminReason    = "administration happens at the nodes themselves"
-	shardedReason  = "sharded pub/sub has no meaning on a standalone Redis; use PUBLISH and SUBSCRIBE"
 	accountsReason = "accounts are in the proxy's configuration"
 	trackingReason = "invalidation messages of several nodes cannot be told apart on shared connections"
 	oneNodeReason  = "it concerns one node, or its meaning on a cluster is unknown"
@@ -151,6 +151,18 @@ func refusalOf(name string, info *route.Command) string {
 		return oneNodeReason
 	}
 	return ""
+}
+
+// marked notes in a table which commands are refused.
+func marked(t *route.Table) *route.Table {
+	for _, c := range t.All() {
+		if c.Sub != nil {
+			c.Refusal = refusedCommands[c.Name] // its subcommands have their own, and unknown ones none
+			continue
+		}
+		c.Refusal = refusalOf(c.Container(), c)
+	}
+	return t
 }
 
 func isHelp(info *route.Command) bool { return strings.HasSuffix(info.Name, "|help") }
@@ -202,20 +214,18 @@ func (s *session) dispatch(o *op) func(*session, *op) {
 		o.local = resp.AppendError(o.local, unknownCommand(args))
 		return nil
 	}
-	if o.info.Sub != nil && len(args) > 1 && !special {
-		if _, ok := refusedCommands[o.info.Name]; !ok {
-			o.local = resp.AppendError(o.local, unknownSubcommand(args))
-			return nil
-		}
+	if o.info.Sub != nil && len(args) > 1 && !special && o.info.Refusal == "" {
+		o.local = resp.AppendError(o.local, unknownSubcommand(args))
+		return nil
 	}
 	if !o.info.ArityOK(len(args)) {
 		o.local = resp.AppendError(o.local, wrongArity(o.info.Name))
 		return nil
 	}
 	// A refused container answers every subcommand, known or not, in one way.
-	if reason := refusalOf(string(name), o.info); reason != "" {
+	if o.info.Refusal != "" {
 		s.counts[famRefused]++
-		o.local = resp.AppendError(o.local, refusal(o.info.Name, reason))
+		o.local = resp.AppendError(o.local, refusal(o.info.Name, o.info.Refusal))
 		return nil
 	}
 	if isHelp(o.info) {
@@ -288,8 +298,13 @@ var (
 	errMoveDB    = errors.New("ERR fournines: a key cannot be copied to another database: databases are in different slots of the cluster")
 )
 
-// locate finds the keys of a command and the slot that holds them all.
+// locate finds the keys of a command and the slot that holds them all. A shard
+// channel has a slot like a key, in every database the same.
 func (s *session) locate(o *op) error {
+	if o.info.Name == "spublish" {
+		o.keys, o.slot = o.keys[:0], keyspace.Slot(o.cmd.Args[1])
+		return nil
+	}
 	keys, err := o.info.Keys(o.keys[:0], o.cmd.Args)
 	o.keys = keys
 	if err != nil {

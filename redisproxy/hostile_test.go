@@ -129,7 +129,14 @@ func TestHostileInput(t *testing.T) {
 		"nested":                {login, "*1\r\n*1\r\n*1\r\n", "expected '$', got '*'"},
 		"many keys":             {login, "*100001\r\n$4\r\nMGET\r\n" + many.String(), "maxKeysPerCommand"},
 		"over the key limit":    {login, "*2002\r\n$4\r\nMGET\r\n" + upTo(many.String(), "$4\r\n2001"), "maxKeysPerCommand"},
+		"negative bulk":         {login, "*2\r\n$3\r\nGET\r\n$-1\r\n", "invalid bulk length"},
+		"length that overflows": {login, "*2\r\n$3\r\nGET\r\n$18446744073709551617\r\n", "invalid bulk length"},
+		"length with a sign":    {login, "*+2\r\n$3\r\nGET\r\n$1\r\na\r\n", "invalid multibulk length"},
+		"empty requests":        {login, strings.Repeat("*0\r\n\r\n*-1\r\n", 10000) + "PING\r\n", "PONG"},
 		"garbage":               {nil, "GET / HTTP/1.1\r\n", "NOAUTH"},
+		"binary garbage":        {login, "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\n", "unknown command"},
+		"unbalanced quotes":     {login, "SET \"k v\r\n", "unbalanced quotes"},
+		"endless quotes":        {login, "SET \"" + strings.Repeat("\\x", 50000), "too big inline request"},
 		"stranger":              {nil, "*2\r\n$3\r\nGET\r\n$1\r\na\r\n", "NOAUTH"},
 		"stranger's large bulk": {nil, "*2\r\n$4\r\nAUTH\r\n$20000\r\n", "invalid bulk length"},
 		"long line":             {login, strings.Repeat("x", 100000), "too big inline request"},
@@ -149,6 +156,32 @@ func TestHostileInput(t *testing.T) {
 		})
 	}
 
+	// Where so many keys are allowed, they are answered.
+	t.Run("100,000 keys that are allowed", func(t *testing.T) {
+		generous := startProxy(t, r.cluster, func(c *redisproxy.Config) { c.Limits.MaxKeysPerCommand = 200000 })
+		w := dialWire(t, generous.addr, login...)
+		if got := w.do(t, "MSET", "7", "seven", "99999", "last"); got != "+OK\r\n" {
+			t.Fatalf("MSET: %q", got)
+		}
+		if _, err := w.conn.Write([]byte("*100001\r\n$4\r\nMGET\r\n" + many.String())); err != nil {
+			t.Fatal(err)
+		}
+		raw, err := w.rd.Append(nil)
+		v, _, perr := resp.Parse(raw)
+		if err != nil || perr != nil || len(v.Elems) != 100000 {
+			t.Fatalf("%.100q, %v", raw, err)
+		}
+		values := 0
+		for _, e := range v.Elems {
+			if !e.IsNull {
+				values++
+			}
+		}
+		if values != 2 || string(v.Elems[7].Str) != "seven" || string(v.Elems[99999].Str) != "last" {
+			t.Errorf("%d values, %q and %q", values, v.Elems[7].Str, v.Elems[99999].Str)
+		}
+	})
+
 	t.Run("reply over the output limit", func(t *testing.T) {
 		for range 8 {
 			if err := cl.Append(ctx, "big", strings.Repeat("x", 1<<20)).Err(); err != nil {
@@ -163,33 +196,65 @@ func TestHostileInput(t *testing.T) {
 		}
 	})
 
-	t.Run("slow reader", func(t *testing.T) {
-		if err := cl.Set(ctx, "mega", strings.Repeat("y", 1<<20), 0).Err(); err != nil {
-			t.Fatal(err)
-		}
-		w := dialWire(t, r.addr, login...)
-		_ = w.conn.(*net.TCPConn).SetReadBuffer(4 << 10)
-		var before, after runtime.MemStats
-		runtime.GC()
-		runtime.ReadMemStats(&before)
-		_ = w.conn.SetWriteDeadline(time.Now().Add(time.Minute))
-		for range 2000 {
-			if _, err := w.conn.Write(resp.AppendCommandStrings(nil, "GET", "mega")); err != nil {
-				break
+	// A script may nest its answer as deep as Lua can; the proxy neither follows nor
+	// breaks.
+	t.Run("nested reply", func(t *testing.T) {
+		for _, db := range []string{"0", "1"} {
+			w := dialWire(t, r.addr, login...)
+			w.do(t, "SELECT", db)
+			got := w.do(t, "EVAL", "local t = {} for i = 1, 5000 do t = {t} end return t", "1", "k")
+			if !strings.HasPrefix(got, "*1\r\n*1\r\n") && !strings.HasPrefix(got, "-ERR") {
+				t.Errorf("got %.100q", got)
 			}
-		}
-		eventually.Nil(t, time.Minute, func() error {
-			if n := r.metric(t, "clients_cut_total"); n < 1 {
-				return errors.New("the slow reader is still there")
+			if got := w.do(t, "PING"); got != "+PONG\r\n" {
+				t.Errorf("afterwards: %q", got)
 			}
-			return nil
-		})
-		runtime.GC()
-		runtime.ReadMemStats(&after)
-		if grown := int64(after.HeapAlloc) - int64(before.HeapAlloc); grown > 64<<20 {
-			t.Errorf("a slow reader left %d bytes", grown)
 		}
 	})
+
+	// What they let lie is bounded: by what the kernel holds, a round's answers and
+	// the messages of one subscriber.
+	for name, in := range map[string][]string{"slow reader": {"GET", "mega"}, "slow subscriber": {"SUBSCRIBE", "flood"}} {
+		t.Run(name, func(t *testing.T) {
+			text := strings.Repeat("y", 1<<20)
+			if err := cl.Set(ctx, "mega", text, 0).Err(); err != nil {
+				t.Fatal(err)
+			}
+			subscribes := in[0] == "SUBSCRIBE"
+			cut := r.metric(t, "clients_cut_total")
+			w := dialWire(t, r.addr, login...)
+			_ = w.conn.(*net.TCPConn).SetReadBuffer(4 << 10)
+			runtime.GC()
+			before := heapInUse()
+			if subscribes {
+				w.do(t, in...)
+			} else {
+				_ = w.conn.SetWriteDeadline(time.Now().Add(time.Minute))
+				for range 2000 {
+					if _, err := w.conn.Write(resp.AppendCommandStrings(nil, in...)); err != nil {
+						break
+					}
+				}
+			}
+			peak := before
+			eventually.Nil(t, time.Minute, func() error {
+				if subscribes {
+					if err := cl.Publish(ctx, "flood", text).Err(); err != nil {
+						return err
+					}
+				}
+				peak = max(peak, heapInUse())
+				if r.metric(t, "clients_cut_total") == cut {
+					return errors.New("it is still there")
+				}
+				return nil
+			})
+			// 4 MiB are allowed; the rest is what Go has not collected yet.
+			if grown := peak - before; grown > 128<<20 {
+				t.Errorf("it made the proxy hold %d bytes", grown)
+			}
+		})
+	}
 
 	if err := cl.Ping(ctx).Err(); err != nil {
 		t.Fatalf("the proxy after all that: %v", err)
@@ -200,4 +265,11 @@ func TestHostileInput(t *testing.T) {
 func upTo(s, mark string) string {
 	before, _, _ := strings.Cut(s, mark)
 	return before
+}
+
+// heapInUse is what Go's heap takes.
+func heapInUse() int64 {
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapInuse)
 }

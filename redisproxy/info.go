@@ -65,7 +65,7 @@ func (s *session) info(o *op) {
 		section("Memory", fmt.Sprintf("used_memory:%d", used), fmt.Sprintf("maxmemory:%d", limit), "maxmemory_policy:"+policy)
 	}
 	if want["stats"] {
-		section("Stats", fmt.Sprintf("pubsub_channels:%d", s.p.hub.channels(false)), fmt.Sprintf("pubsub_patterns:%d", s.p.hub.channels(true)))
+		section("Stats", fmt.Sprintf("pubsub_channels:%d", s.p.hub.topics(channels)), fmt.Sprintf("pubsub_patterns:%d", s.p.hub.topics(patterns)), fmt.Sprintf("pubsubshard_channels:%d", s.p.hub.topics(shardChannels)))
 	}
 	section("Replication", "role:master", "connected_slaves:0", "master_failover_state:no-failover")
 	section("Cluster", "cluster_enabled:0")

@@ -95,6 +95,10 @@ type exchange struct {
 	addr    string
 	// repeat allows sending it again after the connection was lost.
 	repeat bool
+	// witness, or that of op, can tell that it was not executed then; both may be
+	// nil.
+	witness *witness
+	op      *op
 	// whole marks a transaction, which cannot follow ASK.
 	whole bool
 	// result extracts the reply to classify; nil takes the request's.
@@ -129,7 +133,7 @@ func (s *session) settle(x *exchange, overtaken func() bool) bool {
 	}()
 	for tries := 0; ; tries++ {
 		s.p.m.redirects.WithLabelValues(outcomeNames[what]).Inc()
-		if what == lost && x.repeat {
+		if what == lost && (x.repeat || s.notExecuted(x)) {
 			what = waitNode
 		}
 		target, asking := "", false
@@ -193,6 +197,16 @@ func (s *session) settle(x *exchange, overtaken func() bool) bool {
 			return true
 		}
 	}
+}
+
+// notExecuted tells whether a request whose connection was lost surely left nothing
+// behind.
+func (s *session) notExecuted(x *exchange) bool {
+	w := x.witness
+	if w == nil && x.op != nil {
+		w = witnessOf(x.op)
+	}
+	return w != nil && s.absent(w, x.slot)
 }
 
 // target picks the node for a slot; for commands that every node can answer
@@ -263,7 +277,7 @@ func (s *session) complete(o *op, later []*op) {
 		}
 		return
 	}
-	x := exchange{req: &o.req, payload: &o.payload, slot: o.slot, addr: o.addr, repeat: repeatable(o)}
+	x := exchange{req: &o.req, payload: &o.payload, slot: o.slot, addr: o.addr, repeat: repeatable(o), op: o}
 	if !s.settle(&x, func() bool { return overtaken(o, later) }) {
 		return
 	}

@@ -34,13 +34,12 @@ type CommandSupport struct {
 // Those of later servers are relayed when their table says where the keys are.
 func Commands() []CommandSupport {
 	var all []CommandSupport
-	for _, c := range route.Builtin().All() {
-		container := c.Container()
+	for _, c := range marked(route.Builtin()).All() {
 		if c.Sub != nil {
 			continue // its subcommands are listed
 		}
-		line := CommandSupport{Name: c.Name, Support: Relayed, Reason: refusalOf(container, c)}
-		_, special := handlers[container]
+		line := CommandSupport{Name: c.Name, Support: Relayed, Reason: c.Refusal}
+		_, special := handlers[c.Container()]
 		switch {
 		case line.Reason != "":
 			line.Support = Refused

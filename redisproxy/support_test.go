@@ -42,6 +42,7 @@ var covered = map[string]string{
 	"function|restore": "TestConnectionCommands", "memory|usage": "TestConnectionCommands",
 	"scan": "TestTypicalUse", "randomkey": "TestTypicalUse",
 	"subscribe": "TestTypicalUse", "psubscribe": "TestTypicalUse", "unsubscribe": "TestConnectionCommands", "punsubscribe": "TestConnectionCommands",
+	"ssubscribe": "TestShardedPubSub", "sunsubscribe": "TestShardedPubSub",
 }
 
 // What the page says is what the proxy does, and a test holds every command.

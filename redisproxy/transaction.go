@@ -20,6 +20,8 @@ type transaction struct {
 	aborted bool
 	queued  []queued
 	payload []byte
+	// testimony tells after a failure whether it was executed.
+	testimony testimony
 }
 
 // queued is one command of a transaction.
@@ -66,8 +68,8 @@ func (s *session) queue(o *op) {
 		abort(wrongArity(o.info.Name))
 		return
 	}
-	if reason := refusalOf(name, o.info); reason != "" {
-		abort(refusal(o.info.Name, reason))
+	if o.info.Refusal != "" {
+		abort(refusal(o.info.Name, o.info.Refusal))
 		return
 	}
 	if o.info.Sub != nil {
@@ -102,6 +104,7 @@ func (s *session) queue(o *op) {
 		q.body = body
 	}
 	s.p.scripts.note(o)
+	tx.testimony.add(o)
 	tx.queued = append(tx.queued, q)
 	before := len(tx.payload)
 	tx.payload = (&upstream.Payload{Args: o.cmd.Args, Keys: o.keys, Prefix: o.db.Prefix}).Append(tx.payload)
@@ -185,7 +188,7 @@ func (s *session) completeExec(o *op) {
 	tx := o.tx
 	x := exchange{
 		req: &o.req, payload: &o.payload, slot: o.slot, addr: o.addr, whole: true,
-		result: func() []byte { return tx.result(o.req.Reply) },
+		result: func() []byte { return tx.result(o.req.Reply) }, witness: tx.testimony.witness,
 	}
 	if !s.settle(&x, nil) {
 		return
@@ -252,7 +255,7 @@ func (s *session) execWatched(o *op) {
 	}
 	if err != nil {
 		w.conn.Close()
-		if errors.Is(err, upstream.ErrNotSent) {
+		if w := o.tx.testimony.witness; errors.Is(err, upstream.ErrNotSent) || w != nil && s.absent(w, o.slot) {
 			o.local = resp.AppendNullArray(o.local, s.version)
 			return
 		}

@@ -62,6 +62,9 @@ type Command struct {
 	Specs []Spec
 	// AskServer is set when the table cannot tell the keys; COMMAND GETKEYS can.
 	AskServer bool
+	// Refusal is why clients do not get it, "" when they do. The owner of a table
+	// sets it before the table is shared.
+	Refusal string
 	// Sub holds the subcommands of a container, nil for others.
 	Sub map[string]*Command
 }
