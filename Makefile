@@ -6,7 +6,7 @@ TOOLS := $(CURDIR)/.tools
 VERSION := $(shell git describe --always --dirty 2>/dev/null || echo dev)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test setup-lint build up down status test lint check vulncheck licences generate fuzz fuzz-ci setup-bench bench-gateway bench-gateway-micro bench-overload bench-pgproxy bench-pgproxy-micro bench-import bench-splitting bench-cache bench-redis bench-zones drill-gateway soak soak-gateway soak-postgres accuracy-limits soak-splitting clean
+.PHONY: help setup setup-test setup-lint build up down status test lint check vulncheck licences generate fuzz fuzz-ci setup-bench bench-gateway bench-gateway-micro bench-overload bench-pgproxy bench-pgproxy-micro bench-import bench-splitting bench-cache bench-redis bench-redis-micro bench-zones drill-gateway soak soak-gateway soak-postgres accuracy-limits soak-redis-failover soak-celery soak-redisproxy soak-splitting clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -99,7 +99,14 @@ bench-pgproxy-micro: ## Go benchmarks of pgproxy: statements through it and dire
 bench-cache: ## the cache of retrievals: hit rates beside the optimum, what a hit costs, a backend of 50 a second (2 min; ARGS=-quick: 20 s)
 	go run ./bench/cache $(ARGS)
 
-bench-redis: ## commands through redisproxy and direct
+# Side by side with Envoy's Redis filter and a client that knows the cluster. One
+# row while working on it: make bench-redis ARGS="-rows mget10_p1_50_clients_ops
+# -peers envoy -runs 3 -o /tmp/mget.json"
+bench-redis: build ## redisproxy side by side with Envoy and a cluster client (6 min; ARGS=-quick: 1 min)
+	go build -buildvcs=false -o bin/bench-redis ./bench/redis
+	bin/bench-redis $(ARGS)
+
+bench-redis-micro: ## Go benchmarks of redisproxy: commands through it and direct
 	go test -run '^$$' -bench . -benchmem ./redisproxy/...
 
 soak: setup-test build ## ten minutes of load and faults on a stack of its own
@@ -127,6 +134,15 @@ soak-gateway: build ## ten minutes of load and faults: gateways must not grow
 soak-postgres: setup-test build ## the failover table: every fault of the database 20 times (80 min; root)
 	go build -buildvcs=false -o bin/postgresdrill ./test/postgresdrill/cmd
 	bin/postgresdrill -o bench/results/postgres-failover.json -table docs/postgres.md $(ARGS)
+
+soak-redis-failover: setup-test ## 20 deaths of a Redis master, with confirmed writes and without (8 min)
+	FOURNINES_REQUIRE_SERVERS=1 go test -count=1 -timeout 60m -tags soak -run SoakFailover -v ./test/redis
+
+soak-celery: setup-test ## 20,000 Celery tasks while Redis masters die one after another (5 min)
+	FOURNINES_REQUIRE_SERVERS=1 go test -count=1 -timeout 60m -tags soak -run SoakCelery -v ./test/redis
+
+soak-redisproxy: setup-test build ## ten minutes of good and bad clients and dying masters: redisproxy must not grow (ARGS="-args -for=1m")
+	FOURNINES_REQUIRE_SERVERS=1 go test -count=1 -timeout 60m -tags soak -run SoakGrowth -v ./test/redis $(ARGS)
 
 soak-splitting: setup-test ## a million operations over two proxies with delayed replay: no read may miss what was acknowledged
 	FOURNINES_REQUIRE_SERVERS=1 go test -count=1 -timeout 6h -tags soak -run Soak -v ./test/splitting

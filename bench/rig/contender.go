@@ -103,7 +103,7 @@ func peerVersion(ctx context.Context, program, module string, args []string) (st
 	if err != nil {
 		return "", fmt.Errorf("%s %s: %w: %.200s", program, strings.Join(args, " "), err, out)
 	}
-	v := number.Find(out)
+	v := number.Find(bytes.ReplaceAll(out, []byte(program), nil)) // a path may have numbers, too
 	if v == nil {
 		return "", fmt.Errorf("%s %s tells no version: %.200s", program, strings.Join(args, " "), out)
 	}

@@ -36,7 +36,8 @@ func ParseOrder(suite string, args, rows, peers []string, stderr io.Writer) (*Or
 	wantedRows := flags.String("rows", "all", "rows to measure, by comma: "+strings.Join(rows, ", "))
 	wantedPeers := flags.String("peers", "all", `peers to compare with, by comma: `+strings.Join(peers, ", ")+`; or "none"`)
 	flags.BoolVar(&o.Quick, "quick", false, "small loads and short times: shows that it works, its figures say little")
-	flags.StringVar(&o.Output, "o", "bench/results/"+suite+".json", "file of the result; the table goes beside it as .md")
+	recorded, quick := "bench/results/"+suite+".json", "bin/bench-"+suite+"-quick.json"
+	flags.StringVar(&o.Output, "o", "", "file of the result; the table goes beside it as .md (default "+recorded+", with -quick "+quick+")")
 	flags.StringVar(&o.Program, "ours", "bin/fournines", "our program")
 	flags.StringVar(&o.Tools, "tools", ".tools", "directory with the peers that setup-bench has built")
 	if err := flags.Parse(args); err != nil {
@@ -49,6 +50,12 @@ func ParseOrder(suite string, args, rows, peers []string, stderr io.Writer) (*Or
 		o.Runs = 5
 		if o.Quick {
 			o.Runs = 1
+		}
+	}
+	if o.Output == "" {
+		o.Output = recorded
+		if o.Quick {
+			o.Output = quick
 		}
 	}
 	if o.Runs < 1 {

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hibiken/asynq"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"fournines/internal/eventually"
@@ -94,7 +95,7 @@ func absolute(t *testing.T, path string) string {
 }
 
 func TestClients(t *testing.T) {
-	_, _, credentials := throughProxy(t, nil)
+	c, address, credentials := throughProxy(t, nil)
 	python := absolute(t, "../../.tools/venv/bin/python")
 	for _, s := range []struct{ name, program, file string }{
 		{"redis-py as Dify uses it", python, "redis_client.py"},
@@ -105,4 +106,9 @@ func TestClients(t *testing.T) {
 	} {
 		t.Run(s.name, func(t *testing.T) { script(t, credentials, s.program, s.file) })
 	}
+	t.Run("go-redis", func(t *testing.T) { goRedis(t, "redis://dify:"+c.Password("dify")+"@"+address+"/2") })
+	t.Run("asynq", func(t *testing.T) {
+		// Its scripts make names of keys themselves, so only database 0 will do.
+		asynqQueue(t, asynq.RedisClientOpt{Addr: address, Username: "dify", Password: c.Password("dify")})
+	})
 }
