@@ -9,12 +9,11 @@ import (
 	"time"
 
 	"fournines/gateway"
-	ratelimit "fournines/gateway/limit"
 	"fournines/internal/process"
 	"fournines/loadbalancer"
 	"fournines/pgproxy"
+	"fournines/proxyconfig"
 	"fournines/redisproxy"
-	"fournines/spec"
 	"fournines/topology"
 )
 
@@ -48,8 +47,8 @@ func (p *planner) addPGProxy(zone string) error {
 	if err != nil {
 		return err
 	}
-	s := p.Spec.Postgres.Proxy
 	cfg := pgproxy.DefaultConfig()
+	proxyconfig.PGProxy(&cfg, p.Spec)
 	cfg.Listen, cfg.AdminListen, cfg.Zone = listen, admin, zone
 	for _, z := range p.net.Zones() {
 		e, err := p.endpoint("postgres-"+z, z, zonePostgres, postgresPort)
@@ -61,9 +60,6 @@ func (p *planner) addPGProxy(zone string) error {
 	cfg.Users = []pgproxy.User{{Name: "dify", PasswordFile: p.secrets.Path("postgres-dify")}}
 	cfg.Probe.PasswordFile = p.secrets.Path("postgres-pgproxy")
 	cfg.Admin.TokenFile = p.secrets.Path("pgproxy-admin")
-	cfg.Pool.Size, cfg.Pool.MaxClientConnections = s.PoolSize, s.MaxClientConnections
-	cfg.Hold.Timeout, cfg.Hold.Max = s.HoldTimeout.Std(), s.HoldQueue
-	cfg.Splitting.Mode, cfg.Splitting.MaxStaleness = string(s.Splitting), s.MaxStaleness.Std()
 	cfg.DrainTimeout = 10 * time.Second
 	u := p.own(process.Unit{
 		Name: "pgproxy-" + zone, Kind: "pgproxy", Zone: zone, Address: listen,
@@ -87,18 +83,14 @@ func (p *planner) addRedisProxy(zone string) error {
 	if err != nil {
 		return err
 	}
-	s := p.Spec.Redis.Proxy
 	cfg := redisproxy.DefaultConfig()
+	proxyconfig.Redisproxy(&cfg, p.Spec)
 	cfg.Listen, cfg.AdminListen, cfg.Zone = listen, admin, zone
 	for _, n := range nodes {
 		cfg.Nodes = append(cfg.Nodes, topology.Endpoint{Name: n.Name, Zone: n.Zone, Address: n.Address()})
 	}
 	cfg.Upstream = redisproxy.Upstream{User: "redisproxy", PasswordFile: p.secrets.Path("redis-redisproxy")}
 	cfg.Users = []redisproxy.User{{Name: "dify", PasswordFile: p.secrets.Path("redis-dify")}}
-	cfg.Timeouts.Hold = s.FailoverTimeout.Std()
-	cfg.Limits.MaxClients = s.MaxClientConnections
-	cfg.Limits.MaxRequestBytes = int(s.MaxCommand)
-	cfg.Limits.MaxBulkBytes = min(cfg.Limits.MaxBulkBytes, cfg.Limits.MaxRequestBytes)
 	u := p.own(process.Unit{
 		Name: "redisproxy-" + zone, Kind: "redisproxy", Zone: zone, Address: listen,
 		After: p.names("redis-cluster"), Ready: httpReady(admin),
@@ -109,8 +101,7 @@ func (p *planner) addRedisProxy(zone string) error {
 }
 
 func (p *planner) addGateway(zone string) error {
-	s := p.Spec.Gateway
-	listen, err := p.addr(zone, zoneGateway, s.Port)
+	listen, err := p.addr(zone, zoneGateway, p.Spec.Gateway.Port)
 	if err != nil {
 		return err
 	}
@@ -123,10 +114,6 @@ func (p *planner) addGateway(zone string) error {
 	if cfg.Upstreams, err = p.difyInstances(); err != nil {
 		return err
 	}
-	cfg.Health = gateway.Health{
-		Path: p.Spec.Dify.HealthPath, Interval: s.Health.Interval.Std(), Timeout: s.Health.Timeout.Std(),
-		Rise: s.Health.HealthyAfter, Fall: s.Health.UnhealthyAfter,
-	}
 	redisNodes, err := p.redisNodes()
 	if err != nil {
 		return err
@@ -135,7 +122,7 @@ func (p *planner) addGateway(zone string) error {
 		cfg.Redis.Nodes = append(cfg.Redis.Nodes, n.Address())
 	}
 	cfg.Redis.User, cfg.Redis.PasswordFile = "gateway", p.secrets.Path("redis-gateway")
-	p.gatewaySettings(&cfg, s)
+	p.gatewaySettings(&cfg)
 	name := "gateway-" + zone
 	if cfg.ProxyProtocol, err = p.balancerSource(); err != nil {
 		return err
@@ -153,63 +140,14 @@ func (p *planner) addGateway(zone string) error {
 }
 
 // gatewaySettings carries over what the spec says about any gateway.
-func (p *planner) gatewaySettings(cfg *gateway.Config, s spec.Gateway) {
-	cfg.Balance.LocalThreshold = s.SpillThreshold
-	// Field by field: what the spec does not say keeps the gateway's default.
-	cfg.Ejection.ConsecutiveErrors, cfg.Ejection.Consecutive5xx = s.Ejection.ConsecutiveErrors, s.Ejection.Consecutive5xx
-	cfg.Ejection.BaseTime, cfg.Ejection.MaxTime = s.Ejection.BaseTime.Std(), s.Ejection.MaxTime.Std()
-	cfg.Ejection.MaxShare = s.Ejection.MaxShare
-	cfg.Retry.Attempts, cfg.Retry.BudgetShare = s.Retry.Attempts, s.Retry.Budget
-	cfg.Retry.ConnectTimeout = s.ConnectTimeout.Std()
-	cfg.Stream.Heartbeat = s.Heartbeat.Std()
-	cfg.Stream.FirstContentTimeout, cfg.Stream.BlockingAsStream = s.FirstContentTimeout.Std(), s.BlockingAsStream
-	cfg.Conversations.Serialise = s.SerialiseConversations
-	cfg.Limits.MaxBodyBytes = int64(s.MaxBody)
-	cfg.Drain.Timeout = s.DrainTimeout.Std()
-	cfg.TrustedProxies = s.TrustedProxies
+func (p *planner) gatewaySettings(cfg *gateway.Config) {
+	proxyconfig.Gateway(cfg, p.Spec, len(p.Spec.FullZones()))
 	// A master may be in another zone.
 	cfg.RateLimitSharing.Timeout = min(cfg.RateLimitSharing.Timeout+p.Spec.Local.CrossZoneDelay.Std(), 10*time.Second)
-	cfg.AccessLog = s.AccessLog
-	cfg.Tracing.Endpoint, cfg.Tracing.SampleRatio = s.TraceEndpoint, s.TraceRatio
-	cfg.RateLimitSharing.Gateways = len(p.Spec.FullZones())
-	cfg.RateLimits = rateLimits(s.RateLimits)
-	overload(cfg, s)
-	k := s.Cache
-	cfg.Cache.Enabled, cfg.Cache.MaxBytes, cfg.Cache.MaxEntryBytes = k.Enabled, int64(k.MaxSize), int64(k.MaxEntry)
-	cfg.Cache.TTL, cfg.Cache.StaleIfError = k.TTL.Std(), k.StaleIfError.Std()
-	cfg.Cache.MaxStaleness, cfg.Cache.Settle, cfg.Cache.Normalise = k.MaxStaleness.Std(), k.Settle.Std(), k.Normalise
-	if s.Jobs.Enabled {
+	if p.Spec.Gateway.Jobs.Enabled {
 		cfg.Jobs.KeyFile = p.secrets.Path("gateway-jobs")
-		cfg.Jobs.Workers, cfg.Jobs.MaxAge, cfg.Jobs.Retention = s.Jobs.Workers, s.Jobs.MaxAge.Std(), s.Jobs.Retention.Std()
-		hooks := &cfg.Jobs.Webhook
-		hooks.Hosts, hooks.AllowHTTP, hooks.AllowNetworks = s.Jobs.Webhooks.Hosts, s.Jobs.Webhooks.AllowHTTP, s.Jobs.Webhooks.AllowNetworks
-		hooks.SecretFile = p.secrets.Path(webhookSecret)
+		cfg.Jobs.Webhook.SecretFile = p.secrets.Path(webhookSecret)
 	}
-}
-
-// overload carries over apps and what protects the instances.
-func overload(cfg *gateway.Config, s spec.Gateway) {
-	for _, a := range s.Apps {
-		cfg.Apps = append(cfg.Apps, gateway.App{
-			Name: a.Name, KeyIDs: a.KeyIDs, Weight: a.Weight, MaxInFlight: int64(a.MaxInFlight), MaxQueue: a.MaxQueue, Priority: a.Priority,
-		})
-	}
-	o := s.Overload
-	cfg.Limits.MaxInFlight, cfg.Limits.MaxQueue, cfg.Limits.QueueTimeout = int64(o.MaxInFlight), o.MaxQueue, o.QueueTimeout.Std()
-	cfg.Overload.Adaptive, cfg.Overload.AppQueue, cfg.Overload.StandingTimeout = o.Adaptive, o.AppQueue, o.StandingTimeout.Std()
-}
-
-// rateLimits are those of the spec, which has checked the form of their rates.
-func rateLimits(list []spec.RateLimit) []ratelimit.Limit {
-	var out []ratelimit.Limit
-	for _, l := range list {
-		r, _ := ratelimit.ParseRate(l.Rate) // one out of range stays empty, which the gateway's own check reports
-		out = append(out, ratelimit.Limit{
-			Name: l.Name, Rate: r, Burst: int64(l.Burst), By: l.By, Unit: l.Unit,
-			Match: ratelimit.Match{Apps: l.Match.Apps, Classes: l.Match.Classes, PathPrefix: l.Match.PathPrefix},
-		})
-	}
-	return out
 }
 
 // balancerSource is where the load balancer's connections come from: the

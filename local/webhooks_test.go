@@ -25,7 +25,7 @@ func TestWebhooksReachTheGateway(t *testing.T) {
 	cfg.Upstreams = []gateway.Upstream{{}}
 	cfg.Upstreams[0].Address = "127.0.0.1:5001"
 	cfg.Redis.Nodes = []string{"127.0.0.1:1"}
-	p.gatewaySettings(&cfg, s.Gateway)
+	p.gatewaySettings(&cfg)
 	hooks := cfg.Jobs.Webhook
 	if diff := cmp.Diff([]any{[]string{"*.example.com"}, true, []string{"10.0.0.0/8"}}, []any{hooks.Hosts, hooks.AllowHTTP, hooks.AllowNetworks}); diff != "" {
 		t.Error(diff)

@@ -67,6 +67,8 @@ type Spec struct {
 	// Local is the engine behind `fournines up`, which runs all zones on this
 	// machine.
 	Local Local `yaml:"local"`
+	// Kubernetes is what `fournines render kubernetes` writes for a cluster.
+	Kubernetes Kubernetes `yaml:"kubernetes"`
 }
 
 // Default returns the installation that an empty file describes.
@@ -85,6 +87,7 @@ func Default() Spec {
 		Backup:        defaultBackup(),
 		Security:      defaultSecurity(),
 		Local:         defaultLocal(),
+		Kubernetes:    defaultKubernetes(),
 	}
 }
 

@@ -28,6 +28,7 @@ func (s *Spec) Validate() error {
 	c.slo()
 	c.backup()
 	c.local()
+	c.kubernetes()
 	errs := make([]error, len(c.problems))
 	for i, p := range c.problems {
 		errs[i] = p

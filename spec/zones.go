@@ -21,6 +21,17 @@ type Zone struct {
 	// quorum zone is light and runs only the members that a majority needs
 	// (etcd, PostgreSQL, Redis).
 	Role Role `yaml:"role" enum:"full,quorum"`
+	// NodeLabel is the value of the label topology.kubernetes.io/zone on the
+	// zone's nodes, like eu-central-1a; empty means the name. Kubernetes only.
+	NodeLabel string `yaml:"nodeLabel"`
+}
+
+// Label is the value of topology.kubernetes.io/zone on the zone's nodes.
+func (z Zone) Label() string {
+	if z.NodeLabel != "" {
+		return z.NodeLabel
+	}
+	return z.Name
 }
 
 // SetDefaults makes a zone full unless the file says otherwise.

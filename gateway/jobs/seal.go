@@ -54,13 +54,14 @@ func NewKey() string {
 }
 
 // readSecretLines reads a file that holds one secret a line; empty lines and
-// lines that begin with # do not count. Nobody but its owner may read it.
+// lines that begin with # do not count. Only its owner and its group may read
+// it: a process in Kubernetes that is not root gets its Secrets by the group.
 func readSecretLines(path string) ([]string, error) {
 	info, err := os.Stat(path)
 	if err != nil {
 		return nil, err
 	}
-	if info.Mode().Perm()&0o077 != 0 {
+	if info.Mode().Perm()&0o037 != 0 {
 		return nil, fmt.Errorf("%s: mode %v lets others read it; chmod 600 it", path, info.Mode().Perm())
 	}
 	if info.Size() > maxSecretFile {

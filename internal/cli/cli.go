@@ -95,7 +95,7 @@ func (a *app) rootCommand() *cobra.Command {
 			a.upCommand(), a.statusCommand(), a.logsCommand(), a.downCommand(),
 			a.restartCommand(), a.startCommand(), a.stopCommand(), a.switchoverCommand(),
 		}},
-		{"spec", "Describe it:", []*cobra.Command{a.initCommand(), a.configCommand()}},
+		{"spec", "Describe it:", []*cobra.Command{a.initCommand(), a.configCommand(), a.renderCommand()}},
 		{"faults", "Break it on purpose:", []*cobra.Command{
 			a.drillCommand(), a.killCommand(), a.pauseCommand(), a.resumeCommand(), a.zoneCommand(),
 		}},

@@ -49,7 +49,8 @@ var layers = [][]string{
 	{"spec", "topology", "availability", "internal/strictyaml", "internal/cron"},
 	{"internal/", "component/internal/", "bench/result", "bench/rig", "bench/postgres"},
 	{"gateway", "pgproxy", "redisproxy", "loadbalancer", "difysim", "component/", "observe", "backup", "audit", "proof"},
-	{"local", "drill", "console"},
+	{"proxyconfig"},
+	{"local", "kubernetes", "drill", "console"},
 	{"internal/cli"},
 	{"cmd/", "bench/"},
 }
