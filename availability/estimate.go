@@ -134,19 +134,15 @@ type Contribution struct {
 	// SecondsPerEvent that users lose, as if all requests failed, when
 	// redundancy holds.
 	SecondsPerEvent float64 `json:"secondsPerEvent"`
-	// Minutes a year: the mean and the interval of what events cost by
-	// themselves.
+	// Minutes a year.
 	Minutes Interval `json:"minutes"`
-	// Exhausted is the minutes a year it costs beyond that, because too few
-	// parts of a layer were left.
+	// Exhausted is how many of the mean minutes are lost because too few parts
+	// of a layer were left; the rest is what the events cost by themselves.
 	Exhausted float64 `json:"exhausted"`
 	// Share of all the minutes.
 	Share   float64 `json:"share"`
 	Outside bool    `json:"outside,omitempty"`
 }
-
-// Total minutes a year.
-func (c Contribution) Total() float64 { return c.Minutes.Mean + c.Exhausted }
 
 // Known is how the cost of an event is known.
 type Known string
@@ -196,7 +192,6 @@ type outcome struct {
 	expected
 	optimistic, pessimistic float64
 	years                   []float64
-	exhaustedBy             []float64
 }
 
 // Run estimates what a model's installation loses in a year.
@@ -253,12 +248,8 @@ func (s *simulator) world(seed, number uint64, years int) outcome {
 	}
 	if years > 0 {
 		r := rand.New(rand.NewPCG(seed, number))
-		out.exhaustedBy = make([]float64, len(s.faults))
 		for range years {
-			out.years = append(out.years, s.year(r, w, out.exhaustedBy))
-		}
-		for i := range out.exhaustedBy {
-			out.exhaustedBy[i] /= float64(years)
+			out.years = append(out.years, s.year(r, w))
 		}
 	}
 	return out
@@ -287,7 +278,7 @@ func (s *system) summarise(results []outcome, o Options) *Estimate {
 		}
 	}
 	e.Year = years(results[:o.Played], e.BudgetMinutes)
-	s.contributions(e, results, o.Played)
+	s.contributions(e, results)
 	e.Sensitivity = s.sensitivity()
 	e.OutsideMinutes = mean(pick(func(r outcome) float64 { return r.outside }))
 	e.judge()
@@ -343,7 +334,7 @@ func years(results []outcome, budget float64) Year {
 }
 
 // contributions fills in what each class of faults costs.
-func (s *system) contributions(e *Estimate, results []outcome, played int) {
+func (s *system) contributions(e *Estimate, results []outcome) {
 	w := s.mean()
 	central := s.expect(w)
 	total := 0.0
@@ -371,19 +362,17 @@ func (s *system) contributions(e *Estimate, results []outcome, played int) {
 		}
 		minutes := make([]float64, len(results))
 		for n, r := range results {
-			minutes[n] = r.events[i]
-			if n < played {
-				c.Exhausted += r.exhaustedBy[i] / float64(played)
-			}
+			minutes[n] = r.events[i] + r.exhausted[i]
 		}
 		// The mean needs no chance: it is that of the mean world.
 		c.Minutes = interval(minutes)
-		c.Minutes.Mean = central.events[i]
-		total += c.Total()
+		c.Exhausted = central.exhausted[i]
+		c.Minutes.Mean = central.events[i] + c.Exhausted
+		total += c.Minutes.Mean
 		e.Faults = append(e.Faults, c)
 	}
 	slices.SortStableFunc(e.Faults, func(a, b Contribution) int {
-		return cmp.Or(boolCompare(a.Outside, b.Outside), cmp.Compare(b.Total(), a.Total()), cmp.Compare(a.Fault, b.Fault))
+		return cmp.Or(boolCompare(a.Outside, b.Outside), cmp.Compare(b.Minutes.Mean, a.Minutes.Mean), cmp.Compare(a.Fault, b.Fault))
 	})
 	kinds, known := map[string]float64{}, map[string]float64{}
 	for i := range e.Faults {
@@ -392,10 +381,10 @@ func (s *system) contributions(e *Estimate, results []outcome, played int) {
 			continue
 		}
 		if total > 0 {
-			c.Share = c.Total() / total
+			c.Share = c.Minutes.Mean / total
 		}
-		kinds[string(c.Kind)] += c.Total()
-		known[string(c.Known)] += c.Total()
+		kinds[string(c.Kind)] += c.Minutes.Mean
+		known[string(c.Known)] += c.Minutes.Mean
 	}
 	e.Kinds, e.Evidence = sums(kinds, total), sums(known, total)
 }

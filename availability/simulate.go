@@ -17,12 +17,13 @@ type simulator struct {
 	groupsOf [][]int
 
 	edges []edge
-	aways []absence
+	aways [][]int   // units that are away together
 	cuts  []float64 // shares
 	gone  []int     // per unit: how many absences hold it
 	up    []int     // per group
-	// on lists the outages and absences that last at a moment.
-	onCuts, onAways []int
+	// onCuts lists the outages that last at a moment, absent counts the absences.
+	onCuts []int
+	absent int
 }
 
 // edge is a moment at which an outage or an absence begins or ends.
@@ -32,12 +33,6 @@ type edge struct {
 	// index of a cut, or of an absence when away is set.
 	index int
 	away  bool
-}
-
-// absence is units that are away because of a fault.
-type absence struct {
-	fault int
-	units []int
 }
 
 func newSimulator(s *system) *simulator {
@@ -51,9 +46,8 @@ func newSimulator(s *system) *simulator {
 }
 
 // year plays one year in a world and returns the minutes lost, as if all
-// requests had failed in them. To exhausted it adds, by fault, the part that was
-// lost because too few parts of a group were left.
-func (s *simulator) year(r *rand.Rand, w world, exhausted []float64) float64 {
+// requests had failed in them.
+func (s *simulator) year(r *rand.Rand, w world) float64 {
 	s.edges, s.aways, s.cuts = s.edges[:0], s.aways[:0], s.cuts[:0]
 	for _, e := range s.entities {
 		total := 0.0
@@ -92,7 +86,7 @@ func (s *simulator) year(r *rand.Rand, w world, exhausted []float64) float64 {
 			}
 		}
 	}
-	return s.sweep(exhausted)
+	return s.sweep()
 }
 
 // strike lets a fault happen at a moment and returns how long its entity stays
@@ -120,7 +114,7 @@ func (s *simulator) strike(r *rand.Rand, w world, e entity, p process, t float64
 		units = units[i : i+1]
 	}
 	if s.span(t, t+away, len(s.aways), true) {
-		s.aways = append(s.aways, absence{fault: p.fault, units: units})
+		s.aways = append(s.aways, units)
 	}
 	return away
 }
@@ -144,7 +138,7 @@ func (s *simulator) span(from, to float64, index int, away bool) bool {
 }
 
 // sweep goes through the year's edges and adds up what is lost between them.
-func (s *simulator) sweep(exhausted []float64) float64 {
+func (s *simulator) sweep() float64 {
 	slices.SortFunc(s.edges, func(a, b edge) int {
 		switch {
 		case a.at < b.at:
@@ -158,11 +152,11 @@ func (s *simulator) sweep(exhausted []float64) float64 {
 		s.up[g] = len(s.groups[g].units)
 	}
 	clear(s.gone)
-	s.onCuts, s.onAways = s.onCuts[:0], s.onAways[:0]
+	s.onCuts, s.absent = s.onCuts[:0], 0
 	lost, last := 0.0, 0.0
 	for _, e := range s.edges {
 		if e.at > last {
-			lost += s.between(e.at-last, exhausted)
+			lost += s.between(e.at - last)
 			last = e.at
 		}
 		switch {
@@ -171,8 +165,8 @@ func (s *simulator) sweep(exhausted []float64) float64 {
 		case !e.away:
 			s.onCuts = without(s.onCuts, e.index)
 		case e.begin:
-			s.onAways = append(s.onAways, e.index)
-			for _, u := range s.aways[e.index].units {
+			s.absent++
+			for _, u := range s.aways[e.index] {
 				if s.gone[u]++; s.gone[u] == 1 {
 					for _, g := range s.groupsOf[u] {
 						s.up[g]--
@@ -180,8 +174,8 @@ func (s *simulator) sweep(exhausted []float64) float64 {
 				}
 			}
 		default:
-			s.onAways = without(s.onAways, e.index)
-			for _, u := range s.aways[e.index].units {
+			s.absent--
+			for _, u := range s.aways[e.index] {
 				if s.gone[u]--; s.gone[u] == 0 {
 					for _, g := range s.groupsOf[u] {
 						s.up[g]++
@@ -199,50 +193,19 @@ func without(list []int, v int) []int {
 	return list[:len(list)-1]
 }
 
-// short tells whether a group that requests need has too few parts.
-func (s *simulator) short(g int) bool {
-	return s.up[g] < s.groups[g].need && s.groups[g].share > 0
-}
-
 // between is what is lost in minutes in which nothing begins or ends. The shares
 // of what fails at once are taken as independent of each other.
-func (s *simulator) between(minutes float64, exhausted []float64) float64 {
-	if len(s.onCuts) == 0 && len(s.onAways) == 0 {
-		return 0
-	}
-	ok, shares := 1.0, 0.0
+func (s *simulator) between(minutes float64) float64 {
+	ok := 1.0
 	for _, c := range s.onCuts {
 		ok *= 1 - s.cuts[c]
-		shares += s.cuts[c]
 	}
-	short := false
-	if len(s.onAways) > 0 {
+	if s.absent > 0 {
 		for g := range s.groups {
-			if s.short(g) {
+			if s.up[g] < s.groups[g].need {
 				ok *= 1 - s.groups[g].share
-				shares += s.groups[g].share
-				short = true
 			}
 		}
 	}
-	lost := (1 - ok) * minutes
-	if !short {
-		return lost
-	}
-	// What a group without enough parts costs is shared by all that took one.
-	for g, group := range s.groups {
-		if !s.short(g) {
-			continue
-		}
-		var blame []int
-		for _, a := range s.onAways {
-			if slices.ContainsFunc(s.aways[a].units, func(u int) bool { return slices.Contains(s.groupsOf[u], g) }) {
-				blame = append(blame, s.aways[a].fault)
-			}
-		}
-		for _, f := range blame {
-			exhausted[f] += lost * group.share / shares / float64(len(blame))
-		}
-	}
-	return lost
+	return (1 - ok) * minutes
 }

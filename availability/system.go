@@ -283,19 +283,19 @@ func (s *system) outage(w world, p process) float64 {
 	return s.value(w, f.outage) * f.share
 }
 
-// expected is what a year costs on average in a world, in minutes: what the
-// events cost by themselves, by fault, and what is lost because too few parts of
-// a group are left. Faults outside are not in the sum.
+// expected is what a year costs on average in a world, in minutes, by fault: what
+// the events cost by themselves, and what is lost because too few parts of a group
+// are left. Faults outside are in neither.
 type expected struct {
 	events    []float64
+	exhausted []float64
 	outside   float64
-	exhausted float64
 }
 
 func (e expected) total() float64 {
-	sum := e.exhausted
-	for _, m := range e.events {
-		sum += m
+	sum := 0.0
+	for i := range e.events {
+		sum += e.events[i] + e.exhausted[i]
 	}
 	return sum
 }
@@ -304,14 +304,12 @@ func (e expected) total() float64 {
 // the time, entities are independent of each other, and what users lose when
 // redundancy holds adds up.
 func (s *system) expect(w world) expected {
-	out := expected{events: make([]float64, len(s.faults))}
+	out := expected{events: make([]float64, len(s.faults)), exhausted: make([]float64, len(s.faults))}
 	away := make([]float64, len(s.entities)) // share of the time
 	for i, e := range s.entities {
-		rates, awayMinutes := 0.0, 0.0
+		awayMinutes := 0.0
 		for _, p := range e.procs {
-			r := s.rate(w, p.fault)
-			rates += r
-			awayMinutes += r * s.away(w, p)
+			awayMinutes += s.rate(w, p.fault) * s.away(w, p)
 		}
 		// While an entity is away it does not fail again.
 		up := 1 / (1 + awayMinutes/MinutesPerYear)
@@ -325,7 +323,18 @@ func (s *system) expect(w world) expected {
 			}
 		}
 	}
-	out.exhausted = s.exhausted(away) * MinutesPerYear
+	for i, share := range s.exhausted(away) {
+		e := s.entities[i]
+		total := 0.0
+		for _, p := range e.procs {
+			total += s.rate(w, p.fault) * s.away(w, p)
+		}
+		for _, p := range e.procs {
+			if total > 0 {
+				out.exhausted[p.fault] += share * MinutesPerYear * s.rate(w, p.fault) * s.away(w, p) / total
+			}
+		}
+	}
 	return out
 }
 
@@ -336,8 +345,10 @@ const unlikely = 1e-12
 // exhausted is the mean share of requests that fail because groups have too few
 // parts, when each entity is away independently for a share of the time. It goes
 // through the sets of shared entities (hosts, zones, layers) that are likely enough
-// to be noticed; single units follow the binomial distribution.
-func (s *system) exhausted(away []float64) float64 {
+// to be noticed; single units follow the binomial distribution. The result is by
+// entity: those that are away together share what is lost because of it.
+func (s *system) exhausted(away []float64) []float64 {
+	out := make([]float64, len(s.entities))
 	own := make([]float64, len(s.units))
 	type shared struct {
 		entity, pick int     // pick is a unit, or -1 for all
@@ -376,10 +387,19 @@ func (s *system) exhausted(away []float64) float64 {
 			gone[u] += by
 		}
 	}
-	sum := 0.0
+	// What units lose by themselves is theirs, also while others are away.
+	alone := s.loss(gone, own)
+	units := 0.0
+	var set []int
 	var walk func(from int, p float64)
 	walk = func(from int, p float64) {
-		sum += p * s.loss(gone, own)
+		units += p * alone
+		if len(set) > 0 {
+			more := p * (s.loss(gone, own) - alone) / float64(len(set))
+			for _, e := range set {
+				out[e] += more
+			}
+		}
 		for i := from; i < len(domains); i++ {
 			d := domains[i]
 			if p*d.odds < unlikely {
@@ -393,12 +413,45 @@ func (s *system) exhausted(away []float64) float64 {
 				}
 			}
 			take(d, 1)
+			set = append(set, d.entity)
 			walk(next, p*d.odds)
+			set = set[:len(set)-1]
 			take(d, -1)
 		}
 	}
 	walk(0, base)
-	return sum
+	s.divide(units, own, out)
+	return out
+}
+
+// divide gives what single units lose to them: to each group by its own loss, and
+// in it by how much each unit is away.
+func (s *system) divide(lost float64, own, out []float64) {
+	weight := make([]float64, len(s.units))
+	total := 0.0
+	for _, g := range s.groups {
+		sum, q := 0.0, 0.0
+		for _, u := range g.units {
+			sum += own[u]
+			q = own[u]
+		}
+		if sum == 0 {
+			continue
+		}
+		down := (1 - KOfN(g.need, len(g.units), 1-q)) * g.share
+		total += down
+		for _, u := range g.units {
+			weight[u] += down * own[u] / sum
+		}
+	}
+	if total == 0 {
+		return
+	}
+	for i, e := range s.entities {
+		if e.own {
+			out[i] += lost * weight[e.units[0]] / total
+		}
+	}
 }
 
 // loss is the share of requests that fail on average when the units with a

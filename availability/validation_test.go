@@ -66,15 +66,20 @@ func TestClosedForms(t *testing.T) {
 			s := bare(t, c.groups, c.zones, rate, minutes, c.zoneRate, 600)
 			w := s.mean()
 			want := (1 - c.want) * MinutesPerYear
-			near(t, "calculated", s.expect(w).total(), want, want*1e-6+1e-6)
+			e := s.expect(w)
+			near(t, "calculated", e.total(), want, want*1e-6+1e-6)
+			if c.zoneRate == 0 {
+				near(t, "what the parts cost", e.exhausted[0], want, want*1e-6+1e-6)
+			} else if e.exhausted[0] <= 0 || e.exhausted[1] <= 0 {
+				t.Errorf("parts cost %v minutes, zones %v", e.exhausted[0], e.exhausted[1])
+			}
 
 			sim := newSimulator(s)
 			r := rand.New(rand.NewPCG(1, 2))
-			const years = 1500
+			const years = 500
 			sum, squares := 0.0, 0.0
-			blame := make([]float64, len(s.faults))
 			for range years {
-				m := sim.year(r, w, blame)
+				m := sim.year(r, w)
 				sum += m
 				squares += m * m
 			}
@@ -82,11 +87,8 @@ func TestClosedForms(t *testing.T) {
 			se := math.Sqrt((squares/years - m*m) / years)
 			// Four standard errors; the seed is fixed, so this does not flake.
 			near(t, "played", m, want, 4*se)
-			if se > want/5 {
+			if se > want/3 {
 				t.Errorf("the standard error %v is too wide to show anything about %v", se, want)
-			}
-			if blamed := blame[0] + blame[1]; math.Abs(blamed-sum) > 1e-6*sum {
-				t.Errorf("%v minutes are lost and %v are somebody's doing", sum, blamed)
 			}
 		})
 	}
@@ -154,22 +156,22 @@ func TestPlayedIsCalculated(t *testing.T) {
 				a.Factor = 1
 				m.Assumptions[key] = a
 			}
-			e, err := Run(t.Context(), m, Options{Worlds: 100, Played: 100, Years: 25, Seed: 3})
+			e, err := Run(t.Context(), m, Options{Worlds: 100, Played: 100, Years: 4, Seed: 3})
 			if err != nil {
 				t.Fatal(err)
 			}
-			near(t, "played", e.Year.Mean, e.Minutes.Mean, e.Minutes.Mean*0.06)
-			near(t, "nothing is unknown", e.Year.FromIgnorance, 0, 0.05)
+			near(t, "played", e.Year.Mean, e.Minutes.Mean, e.Minutes.Mean*0.1)
+			near(t, "nothing is unknown", e.Year.FromIgnorance, 0, 0.1)
 			if e.Minutes.High-e.Minutes.Low > 1e-9 {
 				t.Errorf("the interval %+v has a width", e.Minutes)
 			}
 			sum := 0.0
 			for _, c := range e.Faults {
 				if !c.Outside {
-					sum += c.Total()
+					sum += c.Minutes.Mean
 				}
 			}
-			near(t, "sum of the faults", sum, e.Minutes.Mean, e.Minutes.Mean*0.06)
+			near(t, "sum of the faults", sum, e.Minutes.Mean, 1e-6)
 		})
 	}
 }
@@ -218,37 +220,27 @@ func TestSameSeedSameResult(t *testing.T) {
 // TestRankingIsStable over seeds: which faults and which inputs matter is no
 // matter of luck.
 func TestRankingIsStable(t *testing.T) {
-	var faults, inputs []string
+	var want string
 	for seed := range uint64(5) {
-		e, err := Run(t.Context(), Default(), Options{Worlds: 400, Played: 200, Years: 5, Seed: seed})
+		e, err := Run(t.Context(), Default(), Options{Worlds: 100, Played: -1, Seed: seed})
 		if err != nil {
 			t.Fatal(err)
 		}
-		var f, in []string
-		for _, c := range e.Faults[:6] {
-			f = append(f, c.Fault)
+		var got []string
+		for _, c := range e.Faults {
+			got = append(got, c.Fault)
 		}
 		for _, s := range e.Sensitivity {
-			in = append(in, s.Input)
+			got = append(got, s.Input)
+		}
+		if len(got) < 40 {
+			t.Fatalf("only %v are ranked", got)
 		}
 		if seed == 0 {
-			faults, inputs = f, in
-			continue
+			want = fmt.Sprint(got)
 		}
-		if fmt.Sprint(in) != fmt.Sprint(inputs) {
-			t.Errorf("seed %d ranks the inputs %v, seed 0 %v", seed, in, inputs)
-		}
-		// Neighbours that cost nearly the same may change places.
-		for place, name := range f {
-			at := -1
-			for i, n := range faults {
-				if n == name {
-					at = i
-				}
-			}
-			if at < 0 && place < 5 || at >= 0 && (at-place > 1 || place-at > 1) {
-				t.Errorf("seed %d puts %s at place %d: %v, seed 0 %v", seed, name, place+1, f, faults)
-			}
+		if fmt.Sprint(got) != want {
+			t.Errorf("seed %d ranks %v, seed 0 %v", seed, got, want)
 		}
 	}
 }

@@ -45,7 +45,7 @@ func (e *Estimate) judge() {
 		if a.Low < e.Target && a.High >= e.Target {
 			say("the 95%% interval goes from %s to %s, and the target is inside", Percent(a.Low), Percent(a.High))
 		} else {
-			say("what drills have not measured decides: the 95%% interval ends between %s and %s", Percent(e.Pessimistic.Low), Percent(e.Optimistic.High))
+			say("what drills have not measured decides: if it costs nothing the 95%% interval reaches up to %s, if it costs the upper end of what is assumed down to %s", Percent(e.Optimistic.High), Percent(e.Pessimistic.Low))
 		}
 	}
 	var unmeasured []string
@@ -58,7 +58,7 @@ func (e *Estimate) judge() {
 		say("no drill measured %s", strings.Join(unmeasured, ", "))
 	}
 	if top := e.largest(3); len(top) > 0 {
-		say("most of the %.0f minutes a year come from %s", e.Minutes.Mean, strings.Join(top, ", "))
+		say("of the %.0f minutes a year the largest parts come from %s", e.Minutes.Mean, strings.Join(top, ", "))
 	}
 }
 
@@ -66,7 +66,7 @@ func (e *Estimate) judge() {
 func (e *Estimate) largest(n int) []string {
 	var out []string
 	for _, c := range e.Faults {
-		if len(out) < n && !c.Outside && c.Total() > 0 {
+		if len(out) < n && !c.Outside && c.Minutes.Mean > 0 {
 			out = append(out, fmt.Sprintf("%s (%.0f%%)", c.Fault, c.Share*100))
 		}
 	}

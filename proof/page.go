@@ -18,7 +18,7 @@ var page = template.Must(template.New("page").Funcs(template.FuncMap{
 	"minutes": minutes,
 	"percent": availability.Percent,
 	"share":   func(v float64) string { return fmt.Sprintf("%.0f%%", v*100) },
-	"seconds": func(v float64) string { return fmt.Sprintf("%.2f s", v) },
+	"seconds": seconds,
 	"rate":    func(v float64) string { return fmt.Sprintf("%.2g", v) },
 	"number":  func(v float64) string { return fmt.Sprintf("%g", v) },
 	"money":   func(v float64) string { return fmt.Sprintf("%.0f", v) },
@@ -48,12 +48,20 @@ var page = template.Must(template.New("page").Funcs(template.FuncMap{
 		most := 0.0
 		for _, c := range all {
 			if !c.Outside {
-				most = max(most, c.Total())
+				most = max(most, c.Minutes.Mean)
 			}
 		}
 		return most
 	},
 }).Parse(pageText))
+
+// seconds writes seconds with as many digits as they deserve.
+func seconds(v float64) string {
+	if v >= 100 {
+		return fmt.Sprintf("%.0f s", v)
+	}
+	return fmt.Sprintf("%.2f s", v)
+}
 
 func position(minutes float64) float64 {
 	return 100 * (math.Log10(math.Min(10000, math.Max(0.1, minutes))) + 1) / 5

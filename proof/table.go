@@ -55,7 +55,7 @@ belief        %.0f%% of what is believed meets %s
 	}
 
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(tw, "\nFAULT\tKIND\tA YEAR\tSECONDS EACH\tMIN/YEAR\tSHARE\tEVENTS ALONE\t95%\tNO SPARE LEFT\tKNOWN")
+	fmt.Fprintln(tw, "\nFAULT\tKIND\tA YEAR\tEACH\tMIN/YEAR\tSHARE\t95%\tNO SPARE LEFT\tKNOWN")
 	for _, c := range r.Faults {
 		if c.Outside {
 			continue
@@ -64,8 +64,8 @@ belief        %.0f%% of what is believed meets %s
 		if c.Repetitions > 0 {
 			known += fmt.Sprintf(" ×%d", c.Repetitions)
 		}
-		fmt.Fprintf(tw, "%s\t%s\t%.2g\t%.3g\t%s\t%.0f%%\t%s\t%s to %s\t%s\t%s\n", c.Fault, c.Kind, c.EventsPerYear, c.SecondsPerEvent,
-			minutes(c.Total()), c.Share*100, minutes(c.Minutes.Mean), minutes(c.Minutes.Low), minutes(c.Minutes.High), minutes(c.Exhausted), known)
+		fmt.Fprintf(tw, "%s\t%s\t%.2g\t%s\t%s\t%.0f%%\t%s to %s\t%s\t%s\n", c.Fault, c.Kind, c.EventsPerYear, seconds(c.SecondsPerEvent),
+			minutes(c.Minutes.Mean), c.Share*100, minutes(c.Minutes.Low), minutes(c.Minutes.High), minutes(c.Exhausted), known)
 	}
 	fmt.Fprintln(tw, "\nINPUT\tAT ITS LOW END\tAT ITS HIGH END")
 	for i, s := range r.Sensitivity {
@@ -81,7 +81,7 @@ belief        %.0f%% of what is believed meets %s
 			if class == "" {
 				class = "no class of faults"
 			}
-			fmt.Fprintf(tw, "%s\t%s\t%s\t%d\t%.2fs\t%.2fs\t%.2fs\n", d.Name, d.of(), class, d.Repetitions, d.MedianSeconds, d.WorstSeconds, d.LongestOutageSeconds)
+			fmt.Fprintf(tw, "%s\t%s\t%s\t%d\t%s\t%s\t%s\n", d.Name, d.of(), class, d.Repetitions, seconds(d.MedianSeconds), seconds(d.WorstSeconds), seconds(d.LongestOutageSeconds))
 		}
 	}
 	return tw.Flush()
