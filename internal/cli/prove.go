@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -20,14 +19,16 @@ const notEnoughEvidence = 3
 func (a *app) proveCommand() *cobra.Command {
 	var (
 		f      modelFlags
+		drills drillFlags
 		output string
 		years  int
 	)
 	cmd := &cobra.Command{
-		Use:   "prove --from FILE|FOLDER",
-		Short: "Say from recorded drills whether the availability target holds",
-		Long: `Reads what drills recorded, puts it together with how often faults happen, and
-says what a year costs: the availability with its 95% interval, what single years
+		Use:   "prove [--from FILE|FOLDER]",
+		Short: "Say from drills whether the availability target holds",
+		Long: `Runs every drill of the catalogue on the running stack, or reads what drills
+recorded (--from), puts it together with how often faults happen, and says what a
+year costs: the availability with its 95% interval, what single years
 may bring, which faults spend the budget, what the answer depends on, and the
 verdict: the target holds, does not hold, or there is not enough evidence. Faults
 that a drill could measure and none did are named.
@@ -37,11 +38,18 @@ many in a file) and tables of faults such as bench/results/postgres-failover.jso
 How often things fail is in a table whose every number has its source and can be
 replaced by your own (--model; "fournines plan --write-model" shows it).
 
+The drills break the stack under load and mend it again, each several times
+(--repeat), all of them once before the second time. Reports are kept in the folder
+--save, and --from reads them again. --quick runs each drill once, in one zone and
+with short faults.
+
 docs/proof.md has the method, the rule of the verdict, and every default.
 
 Exit status: 0 the target holds, 1 it does not hold, 2 it could not run,
 3 not enough evidence.`,
-		Example: `  fournines drill zone-loss a --repeat 5 -o json > drills/zone-loss.json
+		Example: `  fournines prove --quick
+  fournines prove --repeat 5 --save drills/ -o html > proof.html
+  fournines drill zone-loss a --repeat 5 -o json > drills/zone-loss.json
   fournines prove --from drills/ --from bench/results/postgres-failover.json
   fournines prove --from drills/ --model availability.yaml -o html > proof.html`,
 		Args: cobra.NoArgs,
@@ -50,14 +58,20 @@ Exit status: 0 the target holds, 1 it does not hold, 2 it could not run,
 			switch {
 			case write == nil:
 				return couldNotRun(fmt.Errorf("output %q: want table, json or html", output))
-			case len(f.from) == 0:
-				return couldNotRun(errors.New("--from: name at least one file or folder with recorded drills; without any, fournines plan says what is assumed"))
 			case years < 20 || years > 10_000_000:
 				return couldNotRun(fmt.Errorf("--years %d: want 20 to 10000000", years))
 			}
 			m, records, err := f.read(a, cmd)
 			if err != nil {
 				return couldNotRun(err)
+			}
+			if len(f.from) == 0 {
+				if drills.quick {
+					drills.short(cmd)
+				}
+				if records, err = drills.runDrills(cmd.Context(), a); err != nil {
+					return couldNotRun(err)
+				}
 			}
 			// Ten years in each world that is drawn, as far as they reach.
 			o := availability.Options{Seed: f.seed, Years: 10, Played: years / 10}
@@ -84,5 +98,6 @@ Exit status: 0 the target holds, 1 it does not hold, 2 it could not run,
 	f.add(cmd)
 	cmd.Flags().StringVarP(&output, "output", "o", "table", "table, json or html (one page that needs nothing else)")
 	cmd.Flags().IntVar(&years, "years", 10000, "how many single years to play")
+	drills.add(cmd)
 	return cmd
 }
