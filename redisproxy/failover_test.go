@@ -183,10 +183,11 @@ func wantNew(c *redis.IntCmd) error {
 	if c.Name() == "sadd" {
 		want = 1
 	}
-	if n, err := c.Result(); err != nil || n != want {
-		return fmt.Errorf("%v: %d, %v", c.Args(), n, err)
+	n, err := c.Result()
+	if err == nil && n != want {
+		err = fmt.Errorf("%v: %d, want %d", c.Args(), n, want)
 	}
-	return nil
+	return err
 }
 
 func TestSubscriptionSurvivesNode(t *testing.T) {

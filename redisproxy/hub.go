@@ -206,18 +206,18 @@ func (h *hub) message(raw []byte) {
 	if err != nil || len(v.Elems) < 3 {
 		return
 	}
-	name := string(v.Elems[1].Str)
+	name := v.Elems[1].Str
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	switch string(v.Elems[0].Str) {
 	case "message":
-		deliver(h.subs[channels][name], raw)
+		deliver(h.subs[channels][string(name)], raw)
 	case "pmessage":
-		deliver(h.subs[patterns][name], raw)
+		deliver(h.subs[patterns][string(name)], raw)
 	case "subscribe":
-		h.subs[channels][name].activate()
+		h.subs[channels][string(name)].activate()
 	case "psubscribe":
-		h.subs[patterns][name].activate()
+		h.subs[patterns][string(name)].activate()
 	}
 }
 

@@ -105,7 +105,7 @@ func (c *cluster) form(ctx context.Context, buses []netip.AddrPort) error {
 	for i, p := range c.nodes {
 		err := rig.AwaitService(ctx, p, 1, func(ctx context.Context) error {
 			info, err := clients[i].ClusterInfo(ctx).Result()
-			if err == nil && !(strings.Contains(info, "cluster_state:ok") && strings.Contains(info, "cluster_known_nodes:3")) {
+			if err == nil && (!strings.Contains(info, "cluster_state:ok") || !strings.Contains(info, "cluster_known_nodes:3")) {
 				err = fmt.Errorf("the cluster is not formed: %s", info)
 			}
 			return err
