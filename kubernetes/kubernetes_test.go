@@ -267,8 +267,7 @@ func newGraph(t *testing.T, c combination) *graph {
 	seen := map[string]bool{}
 	for _, o := range m.Objects() {
 		id := o.GetObjectKind().GroupVersionKind().String() + o.GetName()
-		// The configuration of Dify belongs to two layers.
-		if cm, ok := o.(*corev1.ConfigMap); seen[id] && !(ok && strings.HasPrefix(cm.Name, "dify-config-")) {
+		if seen[id] {
 			g.errorf("%s is there twice", id)
 		}
 		seen[id] = true

@@ -83,30 +83,32 @@ func TestWriteReplacesWhatItWrote(t *testing.T) {
 
 func TestWriteKeepsWhatIsNotItsOwn(t *testing.T) {
 	for name, test := range map[string]struct {
-		prepare func(t *testing.T, dir string)
+		prepare func(dir string) error
 		force   bool
 		want    string
 	}{
-		"a foreign file in a folder of its own": {func(t *testing.T, dir string) { put(t, dir, "layer/mine.yaml") }, true, "holds layer/mine.yaml, which fournines did not write"},
-		"an edited file":                        {func(t *testing.T, dir string) { put(t, dir, "a.yaml") }, false, "changed by hand in a.yaml"},
-		"a link": {func(t *testing.T, dir string) {
-			if err := errors.Join(os.Remove(filepath.Join(dir, "a.yaml")), os.Symlink("layer/b.yaml", filepath.Join(dir, "a.yaml"))); err != nil {
-				t.Fatal(err)
-			}
+		"a foreign file in a folder of its own": {func(dir string) error { return put(dir, "layer/mine.yaml") }, true, "holds layer/mine.yaml, which fournines did not write"},
+		"an edited file":                        {func(dir string) error { return put(dir, "a.yaml") }, false, "changed by hand in a.yaml"},
+		"a link": {func(dir string) error {
+			return errors.Join(os.Remove(filepath.Join(dir, "a.yaml")), os.Symlink("layer/b.yaml", filepath.Join(dir, "a.yaml")))
 		}, true, "holds a.yaml, which fournines did not write"},
-		"many": {func(t *testing.T, dir string) {
+		"many": {func(dir string) error {
+			var errs []error
 			for _, n := range []string{"m1", "m2", "m3", "m4", "m5"} {
-				put(t, dir, n)
+				errs = append(errs, put(dir, n))
 			}
+			return errors.Join(errs...)
 		}, false, "holds m1, m2, m3 and 2 more files"},
-		"a damaged record": {func(t *testing.T, dir string) { put(t, dir, recordFile) }, true, "is damaged"},
+		"a damaged record": {func(dir string) error { return put(dir, recordFile) }, true, "is damaged"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := filepath.Join(t.TempDir(), "out")
 			if _, err := write(t, dir, map[string]string{"a.yaml": "1", "layer/b.yaml": "2"}, false); err != nil {
 				t.Fatal(err)
 			}
-			test.prepare(t, dir)
+			if err := test.prepare(dir); err != nil {
+				t.Fatal(err)
+			}
 			before := tree(t, dir)
 			_, err := write(t, dir, map[string]string{"a.yaml": "3"}, test.force)
 			if err == nil || !strings.Contains(err.Error(), test.want) {
@@ -119,11 +121,9 @@ func TestWriteKeepsWhatIsNotItsOwn(t *testing.T) {
 	}
 }
 
-func put(t *testing.T, dir, name string) {
-	t.Helper()
-	if err := os.WriteFile(filepath.Join(dir, name), []byte("by hand"), 0o644); err != nil {
-		t.Fatal(err)
-	}
+// put writes a file as somebody else would.
+func put(dir, name string) error {
+	return os.WriteFile(filepath.Join(dir, name), []byte("by hand"), 0o644)
 }
 
 func TestWriteForcesEdits(t *testing.T) {
@@ -132,7 +132,9 @@ func TestWriteForcesEdits(t *testing.T) {
 	if _, err := write(t, dir, want, false); err != nil {
 		t.Fatal(err)
 	}
-	put(t, dir, "a.yaml")
+	if err := put(dir, "a.yaml"); err != nil {
+		t.Fatal(err)
+	}
 	if _, err := write(t, dir, want, true); err != nil {
 		t.Fatal(err)
 	}
