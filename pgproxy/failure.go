@@ -83,6 +83,8 @@ type lostError struct {
 	// fatal is the server's last word, if it said one.
 	fatal *pgwire.ErrorResponse
 	err   error
+	// ours: this proxy has closed it, because its server is no longer what it was.
+	ours bool
 }
 
 func (e *lostError) Error() string {

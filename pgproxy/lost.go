@@ -129,7 +129,7 @@ func (s *session) endServer(srv *server, lost *lostError, exclusive bool) (rerun
 		s.lostAt = time.Now()
 	}
 	defer s.kept.reset()
-	if rerun := s.replayable(exclusive, rolledBack, silent); rerun != nil {
+	if rerun := s.replayable(exclusive, rolledBack, silent && !lost.ours); rerun != nil {
 		s.q, s.head = s.q[:0], 0
 		s.p.metrics.replays.Add(1)
 		return rerun

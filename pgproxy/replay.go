@@ -9,6 +9,10 @@ import (
 	"fournines/pgproxy/route"
 )
 
+// maxReplays is how often a read is sent again. A primary that is seen, lost
+// and seen again within one failover takes several.
+const maxReplays = 5
+
 // maxKept bounds what is kept of the requests that a client has under way.
 const maxKept = 64 << 10
 
@@ -103,8 +107,8 @@ var noBody = []byte{}
 // replayable returns the client's messages without an answer when sending them
 // a second time cannot do anything twice: they are reads, or a statement that
 // was certainly rolled back. It takes back what they had done to the session.
-// silent tells that the server went without a word. mu is held.
-func (s *session) replayable(exclusive, rolledBack, silent bool) []byte {
+// died tells that the server went by itself and without a word. mu is held.
+func (s *session) replayable(exclusive, rolledBack, died bool) []byte {
 	k := &s.kept
 	if !exclusive || k.incomplete || k.buf == nil || s.output.Load() || s.skip {
 		return nil
@@ -118,8 +122,9 @@ func (s *session) replayable(exclusive, rolledBack, silent bool) []byte {
 	}
 	before := s.namesBefore()
 	if !rolledBack || !s.oneQuery() {
-		// A read may be what the server died of. Once more is enough then.
-		if silent && s.replayed || !s.onlyReads(messages, before) {
+		// A read may be what the server died of, once more is enough then; or what
+		// servers hang with, until nobody takes them for the primary any more.
+		if died && s.outlived || s.replays == maxReplays || !s.onlyReads(messages, before) {
 			return nil
 		}
 	}
@@ -139,7 +144,8 @@ func (s *session) replayable(exclusive, rolledBack, silent bool) []byte {
 		s.begin = ""
 	}
 	s.open, s.batch = false, batch{}
-	s.replayed = s.replayed || silent
+	s.outlived = s.outlived || died
+	s.replays++
 	return bytes.Clone(messages)
 }
 

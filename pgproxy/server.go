@@ -220,6 +220,7 @@ func (srv *server) run() {
 	err := srv.relay()
 	_ = srv.conn.Close()
 	srv.mu.Lock()
+	ours := srv.closed
 	srv.dead, srv.closed = true, true
 	s := srv.sess.Load()
 	srv.mu.Unlock()
@@ -229,7 +230,7 @@ func (srv *server) run() {
 		srv.p.tracker.Kick(srv.target.Endpoint.Address)
 	}
 	if s != nil {
-		s.serverLost(srv, &lostError{fatal: srv.lastFatal, err: err})
+		s.serverLost(srv, &lostError{fatal: srv.lastFatal, err: err, ours: ours})
 	}
 }
 

@@ -84,7 +84,8 @@ type session struct {
 	deferred   string    // a BEGIN that the next server must hear first
 	kept       kept      // what is under way, while it may be sent again
 	replaying  bool      // what was kept is being sent again
-	replayed   bool      // it was sent again after a server had gone without a word
+	outlived   bool      // it was sent again after a server had died without a word
+	replays    uint8     // how often it was sent again
 	lostAt     time.Time // when that was
 	gone       bool
 	draining   *clientError
@@ -366,7 +367,7 @@ func (s *session) startBatch() {
 	s.output.Store(false)
 	s.kept.reset()
 	if !s.replaying {
-		s.replayed = false
+		s.outlived, s.replays = false, 0
 	}
 }
 

@@ -34,7 +34,8 @@ type Fault struct {
 	// stays tells that the primary has to stay where it is.
 	stays bool
 	// refused tells that no write can be served while the fault lasts: each has
-	// to be refused at once, and the outage counts from the repair.
+	// to be refused at once, and the outage counts from the repair. If the server
+	// ends instead, a standby has to take over.
 	refused bool
 	// MaxOutage is the goal for the longest write outage of one repetition.
 	MaxOutage time.Duration
@@ -87,7 +88,7 @@ func Faults() []Fault {
 			repair: func(_ context.Context, c *Cluster, victim string) error { return c.nodes[victim].resume() },
 		},
 		{
-			Name: "disk-full", About: "the disk of the primary's data directory is full", SmallDisks: true, stays: true, refused: true, MaxOutage: 5 * time.Second,
+			Name: "disk-full", About: "the disk of the primary's data directory is full", SmallDisks: true, refused: true, MaxOutage: 5 * time.Second,
 			hold:   20 * time.Second,
 			strike: func(_ context.Context, c *Cluster, victim string) error { return c.fillDisk(victim) },
 			repair: func(_ context.Context, c *Cluster, victim string) error { return os.Remove(c.filler(victim)) },

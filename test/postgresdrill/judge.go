@@ -132,7 +132,7 @@ func (o *Outcome) judge(l *load, f Fault, p Plan, ledger map[int64]bool, lists m
 	}
 	if f.refused {
 		longest := time.Duration(o.LongestRefusalMs) * time.Millisecond
-		check("refused-at-once", longest <= maxRefusal+p.Slack && len(o.Unknown) == 0 && len(o.Refused) == 1,
+		check("refused-at-once", longest <= maxRefusal+p.Slack && (o.To != o.From || len(o.Unknown) == 0 && len(o.Refused) == 1),
 			"after at most %v, goal %v; reasons %v, with an unknown end %v", longest, maxRefusal, o.Refused, o.Unknown)
 	}
 	if f.Name == "switchover" {
