@@ -6,7 +6,7 @@ TOOLS := $(CURDIR)/.tools
 VERSION := $(shell git describe --always --dirty 2>/dev/null || echo dev)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test setup-lint build up down status test lint check vulncheck licences generate fuzz fuzz-ci setup-bench bench-gateway bench-gateway-micro bench-overload bench-pgproxy bench-pgproxy-micro bench-import bench-splitting bench-cache bench-redis bench-redis-micro bench-zones drill-gateway soak soak-gateway soak-postgres accuracy-limits soak-redis-failover soak-celery soak-redisproxy soak-splitting clean
+.PHONY: help setup setup-test setup-lint build web up down status test lint check vulncheck licences generate fuzz fuzz-ci setup-bench bench-gateway bench-gateway-micro bench-overload bench-pgproxy bench-pgproxy-micro bench-import bench-splitting bench-cache bench-redis bench-redis-micro bench-zones drill-gateway soak soak-gateway soak-postgres accuracy-limits soak-redis-failover soak-celery soak-redisproxy soak-splitting clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,10 @@ setup-bench: ## setup, and the proxies that the benchmarks compare with
 build: ## build bin/fournines
 	@# -buildvcs asks git, which refuses a clone that belongs to somebody else.
 	go build -buildvcs=false -trimpath -ldflags "-X fournines/internal/cli.version=$(VERSION)" -o $(BIN) ./cmd/fournines
+
+# dist is committed, so that a build needs no Node; see web/README.md.
+web: setup-test ## build the console's page into web/dist, after a change in web/
+	cd web && npm run build
 
 up: setup build ## start the whole stack on this machine and show it
 	$(BIN) up --detach

@@ -19,18 +19,28 @@ import (
 // Client talks to the supervisor of one data directory. It is safe for
 // concurrent use.
 type Client struct {
-	dir  string
-	http *http.Client
+	dir, socket string
+	http        *http.Client
 }
 
 // NewClient makes a client; it does not connect. Close it when done.
-func NewClient(dir string) *Client {
-	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx, dir) }}
-	return &Client{dir: dir, http: &http.Client{Transport: transport}}
+func NewClient(dir string) *Client { return newClient(dir, socketFile) }
+
+// NewObserver makes a client that may ask for Status and Events and nothing
+// else: the account of the servers may use it, where NewClient's socket is the
+// supervisor's alone.
+func NewObserver(dir string) *Client { return newClient(dir, statusFile) }
+
+func newClient(dir, socket string) *Client {
+	c := &Client{dir: dir, socket: socket}
+	c.http = &http.Client{Transport: &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return c.dial(ctx) },
+	}}
+	return c
 }
 
-func dial(ctx context.Context, dir string) (net.Conn, error) {
-	path, release, err := socketPath(dir)
+func (c *Client) dial(ctx context.Context) (net.Conn, error) {
+	path, release, err := socketPath(c.dir, c.socket)
 	if err != nil {
 		return nil, err
 	}
@@ -168,7 +178,7 @@ func (c *Client) send(ctx context.Context, method, path string) (*http.Response,
 		return nil, fmt.Errorf("the stack in %s belongs to another user; run as that user, or with sudo: %w", c.dir, fs.ErrPermission)
 	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE), errors.Is(err, io.EOF):
 		// It may have died with the request in its queue.
-		conn, dialErr := dial(ctx, c.dir)
+		conn, dialErr := c.dial(ctx)
 		if dialErr != nil {
 			return nil, ErrNotRunning
 		}

@@ -7,11 +7,13 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"fournines/internal/process"
+	"fournines/topology"
 )
 
 // RequestError is a request that the supervisor refuses.
@@ -28,11 +30,17 @@ const (
 	codeConflict = http.StatusConflict
 )
 
-// serve answers the control API until Run ends.
-func (s *Supervisor) serve(ln net.Listener) {
+// statusAPI tells the state of the stack.
+func (s *Supervisor) statusAPI() *http.ServeMux {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) { reply(w, s.Status()) })
 	mux.HandleFunc("GET /events", s.serveEvents)
+	return mux
+}
+
+// controlAPI also takes orders.
+func (s *Supervisor) controlAPI() *http.ServeMux {
+	mux := s.statusAPI()
 	mux.HandleFunc("POST /down", s.serveDown)
 	mux.HandleFunc("POST /units/{name}/{verb}", func(w http.ResponseWriter, r *http.Request) {
 		replyDone(w, s.unitVerb(r.Context(), r.PathValue("name"), verb(r.PathValue("verb"))))
@@ -40,7 +48,12 @@ func (s *Supervisor) serve(ln net.Listener) {
 	mux.HandleFunc("POST /zones/{name}/{verb}", func(w http.ResponseWriter, r *http.Request) {
 		replyDone(w, s.zoneVerb(r.Context(), r.PathValue("name"), r.PathValue("verb")))
 	})
-	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
+	return mux
+}
+
+// serve answers on ln until Run ends.
+func (s *Supervisor) serve(ln net.Listener, api http.Handler) {
+	srv := &http.Server{Handler: api, ReadHeaderTimeout: 10 * time.Second}
 	served := make(chan struct{})
 	go func() {
 		defer close(served)
@@ -154,9 +167,26 @@ func (s *Supervisor) unitVerb(ctx context.Context, name string, v verb) error {
 	switch v {
 	case verbStop, verbStart, verbRestart, verbKill, verbPause, verbResume:
 		s.log.Info("asked", "unit", name, "verb", string(v))
+		s.asked(topology.Action{Verb: string(v), Component: name})
 		return u.do(ctx, v)
 	}
 	return &RequestError{Code: codeNotFound, Message: fmt.Sprintf("there is no verb %q; a component knows stop, start, restart, kill, pause and resume", v)}
+}
+
+// keptActions is how many orders the status shows.
+const keptActions = 20
+
+// asked remembers an order for the status.
+func (s *Supervisor) asked(a topology.Action) {
+	s.mu.Lock()
+	s.actionSeq++
+	a.Seq = s.actionSeq
+	s.actions = append(s.actions, action{a, time.Now()})
+	if len(s.actions) > keptActions {
+		s.actions = slices.Clone(s.actions[1:])
+	}
+	s.mu.Unlock()
+	s.hub.touch("")
 }
 
 func (s *Supervisor) names() []string {
@@ -181,6 +211,7 @@ func (s *Supervisor) zoneVerb(ctx context.Context, zone, v string) error {
 	s.zoneVerbs.Lock()
 	defer s.zoneVerbs.Unlock()
 	s.log.Info("asked", "zone", zone, "verb", v)
+	s.asked(topology.Action{Verb: v, Zone: zone})
 	switch v {
 	case "off":
 		return s.zonePowerOff(ctx, zone, units)

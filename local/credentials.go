@@ -23,6 +23,7 @@ type Credentials struct {
 	Milvus       ServiceCredentials  `json:"milvus"`
 	Prometheus   URLOnly             `json:"prometheus"`
 	Alertmanager URLOnly             `json:"alertmanager"`
+	Console      ConsoleCredentials  `json:"console"`
 }
 
 // GatewayCredentials open Dify's API. The keys belong to the simulator's demo
@@ -51,6 +52,13 @@ type ServiceCredentials struct {
 	Port     int    `json:"port"`
 	User     string `json:"user"`
 	Password string `json:"password"`
+}
+
+// ConsoleCredentials open the web page of the stack.
+type ConsoleCredentials struct {
+	URL string `json:"url"`
+	// Token is asked for when other machines can reach the page; else it is empty.
+	Token string `json:"token,omitempty"`
 }
 
 // URLOnly is a service without accounts.

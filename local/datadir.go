@@ -235,10 +235,10 @@ func awaitUnlocked(ctx context.Context, dir string) error {
 // maxSocketPath is the longest path that fits into a socket address.
 const maxSocketPath = 107
 
-// socketPath returns a path of the control socket that is short enough for
-// the kernel. It is valid until release is called.
-func socketPath(dir string) (path string, release func(), err error) {
-	path = filepath.Join(dir, socketFile)
+// socketPath returns a path of the socket called name in dir that is short
+// enough for the kernel. It is valid until release is called.
+func socketPath(dir, name string) (path string, release func(), err error) {
+	path = filepath.Join(dir, name)
 	if len(path) <= maxSocketPath {
 		return path, func() {}, nil
 	}
@@ -247,25 +247,47 @@ func socketPath(dir string) (path string, release func(), err error) {
 	if err != nil {
 		return "", nil, err
 	}
-	return filepath.Join("/proc/self/fd", strconv.Itoa(int(d.Fd())), socketFile), func() { _ = d.Close() }, nil
+	return filepath.Join("/proc/self/fd", strconv.Itoa(int(d.Fd())), name), func() { _ = d.Close() }, nil
 }
 
 // ListenControl opens the control socket of a data directory, readable for
 // its owner alone. The caller holds the lock, so a socket that is there
 // already was left by a dead supervisor and is replaced.
 func ListenControl(_ *Lock, dir string) (net.Listener, error) {
-	real := filepath.Join(dir, socketFile)
-	if st, err := os.Lstat(real); err == nil {
-		if st.Mode()&fs.ModeSocket == 0 {
-			return nil, fmt.Errorf("control socket: %s is not a socket; move it away", real)
-		}
-		if err := os.Remove(real); err != nil {
-			return nil, fmt.Errorf("control socket: %w", err)
+	return listenSocket(dir, socketFile)
+}
+
+// ListenStatus opens the socket of a data directory that tells the state of the
+// stack and takes no orders (Options.StatusListener), readable for the account of
+// the servers alone. The caller holds the lock.
+func ListenStatus(_ *Lock, dir string, owner process.Owner) (net.Listener, error) {
+	ln, err := listenSocket(dir, statusFile)
+	if err != nil {
+		return nil, err
+	}
+	if os.Geteuid() == 0 && owner != (process.Owner{}) {
+		if err := os.Lchown(filepath.Join(dir, statusFile), owner.UID, owner.GID); err != nil {
+			_ = ln.Close()
+			return nil, fmt.Errorf("status socket: %w", err)
 		}
 	}
-	path, release, err := socketPath(dir)
+	return ln, nil
+}
+
+// listenSocket opens the socket called name, which only its owner can reach.
+func listenSocket(dir, name string) (net.Listener, error) {
+	real := filepath.Join(dir, name)
+	if st, err := os.Lstat(real); err == nil {
+		if st.Mode()&fs.ModeSocket == 0 {
+			return nil, fmt.Errorf("listen: %s is not a socket; move it away", real)
+		}
+		if err := os.Remove(real); err != nil {
+			return nil, fmt.Errorf("listen on %s: %w", real, err)
+		}
+	}
+	path, release, err := socketPath(dir, name)
 	if err != nil {
-		return nil, fmt.Errorf("control socket: %w", err)
+		return nil, fmt.Errorf("listen on %s: %w", real, err)
 	}
 	defer release()
 	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
@@ -277,14 +299,18 @@ func ListenControl(_ *Lock, dir string) (net.Listener, error) {
 	}}
 	ln, err := lc.Listen(context.Background(), "unix", path)
 	if err != nil {
-		return nil, fmt.Errorf("control socket %s: %w", real, err)
+		return nil, fmt.Errorf("listen on %s: %w", real, err)
 	}
 	ul := ln.(*net.UnixListener)
 	ul.SetUnlinkOnClose(false) // Run removes it by its real path
 	return ul, nil
 }
 
-func removeSocket(dir string) { _ = os.Remove(filepath.Join(dir, socketFile)) }
+func removeSockets(dir string) {
+	for _, name := range []string{socketFile, statusFile} {
+		_ = os.Remove(filepath.Join(dir, name))
+	}
+}
 
 // sleep waits for d or the end of ctx.
 func sleep(ctx context.Context, d time.Duration) error {

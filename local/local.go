@@ -66,6 +66,7 @@ const (
 	lockFile   = "lock"
 	turnFile   = "turn"
 	socketFile = "control.sock"
+	statusFile = "status.sock"
 	markerFile = ".fournines"
 	logDir     = "logs"
 	// SupervisorLog is the name under which `fournines logs` knows the log of

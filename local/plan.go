@@ -36,6 +36,7 @@ const (
 	hostNode         = 4
 	hostRedisMetrics = 5
 	hostBackup       = 6
+	hostConsole      = 7
 
 	zoneEtcd        = 10
 	zonePostgres    = 20
@@ -57,6 +58,7 @@ const (
 	redisproxyAdminPort = 9103
 	balancerAdminPort   = 9104
 	backupAdminPort     = 9105
+	consoleAdminPort    = 9106
 	postgresPort        = 5432
 	redisPort           = 6379
 	milvusPort          = 19530
@@ -120,7 +122,7 @@ func BuildPlan(ctx context.Context, cfg PlanConfig) (*Plan, error) {
 	p.addRequirements()
 	for _, add := range []func() error{
 		p.addZonelink, p.addEtcd, p.addPostgres, p.addRedis, p.addMilvus,
-		p.addProxies, p.addBalancer, p.addDify, p.addGateways, p.addObservers, p.addEndpoints,
+		p.addProxies, p.addBalancer, p.addDify, p.addGateways, p.addConsole, p.addObservers, p.addEndpoints,
 	} {
 		if err := add(); err != nil {
 			return p.plan, err
@@ -145,7 +147,7 @@ func secretNames() []string {
 	return []string{
 		"postgres-superuser", "postgres-replicator", "postgres-rewind", "postgres-rest",
 		"postgres-dify", "postgres-monitor", "postgres-pgproxy", "pgproxy-admin",
-		"redis-admin", "redis-replica", "redis-dify", "redis-monitor", "redis-redisproxy", "redis-gateway", "gateway-admin", "gateway-jobs", webhookSecret,
+		"redis-admin", "redis-replica", "redis-dify", "redis-monitor", "redis-redisproxy", "redis-gateway", "gateway-admin", "gateway-jobs", webhookSecret, consoleSecret,
 		"milvus-root", "dify-secret-key", "dify-app-key", "dify-workflow-key", "dify-dataset-key",
 	}
 }
@@ -170,7 +172,7 @@ func (p *planner) network(ctx context.Context) error {
 		ID:            hex.EncodeToString(sum[:4]),
 		Mode:          zonenet.Mode(saved.Mode),
 		Subnet:        saved.Subnet,
-		HostNumbers:   []int{hostBalancer, hostPrometheus, hostAlertmanager, hostNode, hostRedisMetrics, hostBackup},
+		HostNumbers:   []int{hostBalancer, hostPrometheus, hostAlertmanager, hostNode, hostRedisMetrics, hostBackup, hostConsole},
 		ZoneNumbers:   map[string][]int{},
 		Delay:         p.Spec.Local.CrossZoneDelay.Std(),
 		ControlSocket: filepath.Join(os.TempDir(), "fournines-"+hex.EncodeToString(sum[:4])+"-zonelink.sock"),

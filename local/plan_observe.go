@@ -191,6 +191,12 @@ func (p *planner) addEndpoints() error {
 		return err
 	}
 	c.Prometheus.URL, c.Alertmanager.URL = web(ports.Prometheus), web(ports.Alertmanager)
+	c.Console.URL = web(ports.Console)
+	if !p.onLoopback() {
+		if c.Console.Token, err = p.secrets.Read(consoleSecret); err != nil {
+			return err
+		}
+	}
 	if p.plan.CredentialsFile, err = c.write(p.Dir); err != nil {
 		return fmt.Errorf("write credentials: %w", err)
 	}
@@ -201,6 +207,7 @@ func (p *planner) addEndpoints() error {
 		"milvus":       web(ports.Milvus),
 		"prometheus":   c.Prometheus.URL,
 		"alertmanager": c.Alertmanager.URL,
+		"console":      c.Console.URL,
 	}
 	return nil
 }

@@ -69,6 +69,9 @@ type Options struct {
 	LogMaxBytes int64
 	// LogKeep is how many rotated logs of each unit are kept; negative keeps none.
 	LogKeep int
+	// StatusListener, when set, serves what of the control API only tells the
+	// state; see ListenStatus.
+	StatusListener net.Listener
 	// Serving, when set, is called once the control API answers.
 	Serving func()
 }
@@ -133,10 +136,18 @@ type Supervisor struct {
 	stage        stage
 	startSeconds float64
 	powerOff     map[string]bool
+	actions      []action // the last orders, oldest first
+	actionSeq    int64
 
 	memoryMu   sync.Mutex
 	memoryTime time.Time
 	memory     atomic.Pointer[map[string]int64]
+}
+
+// action is an order and when it came, by the monotonic clock.
+type action struct {
+	topology.Action
+	at time.Time
 }
 
 // New checks the plan and prepares a supervisor. It starts nothing.
@@ -185,15 +196,21 @@ func (s *Supervisor) Hurry() { s.hurryOnce.Do(func() { close(s.hurried) }) }
 // releases it afterwards.
 func (s *Supervisor) Run(ctx context.Context, _ *Lock, ln net.Listener) error {
 	s.began = time.Now()
-	defer removeSocket(s.opts.Dir)
+	defer removeSockets(s.opts.Dir)
+	closeListeners := func() {
+		_ = ln.Close()
+		if s.opts.StatusListener != nil {
+			_ = s.opts.StatusListener.Close()
+		}
+	}
 	saved, err := s.recover()
 	if err != nil {
-		_ = ln.Close()
+		closeListeners()
 		return err
 	}
 	if setup := s.opts.Plan.Setup; setup != nil && !s.stopOnly {
 		if err := setup(ctx); err != nil {
-			_ = ln.Close()
+			closeListeners()
 			return fmt.Errorf("set up the network of the stack: %w", err)
 		}
 	}
@@ -218,7 +235,10 @@ func (s *Supervisor) Run(ctx context.Context, _ *Lock, ln net.Listener) error {
 		rec := saved[u.def.Name]
 		run(func(ctx context.Context) { l.run(ctx, rec) })
 	}
-	run(func(context.Context) { s.serve(ln) })
+	run(func(context.Context) { s.serve(ln, s.controlAPI()) })
+	if status := s.opts.StatusListener; status != nil {
+		run(func(context.Context) { s.serve(status, s.statusAPI()) })
+	}
 	reconcileCtx, endReconcile := context.WithCancel(base)
 	defer endReconcile()
 	helpers.Go(func() { s.reconcile(reconcileCtx) })
@@ -436,6 +456,10 @@ func (s *Supervisor) Status() topology.Status {
 	off := make(map[string]bool, len(s.powerOff))
 	for z := range s.powerOff {
 		off[z] = true
+	}
+	for _, a := range s.actions {
+		a.AgeSeconds = time.Since(a.at).Seconds()
+		out.Actions = append(out.Actions, a.Action)
 	}
 	s.mu.Unlock()
 	for _, name := range append(slices.Clone(p.Zones), "") {

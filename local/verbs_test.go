@@ -2,13 +2,17 @@ package local
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"fournines/internal/eventually"
 	"fournines/internal/process"
@@ -138,4 +142,52 @@ func TestZonePower(t *testing.T) {
 func TestCutWithoutNetwork(t *testing.T) {
 	s := run(t, newDir(t), &Plan{Zones: []string{"a"}, Units: []process.Unit{{Name: "u", Zone: "a", Process: shell("exec sleep 1000")}}})
 	wantError(t, s.client.Cut(t.Context(), "a"), "share one network", "as root")
+}
+
+func TestObserverOnlyLooks(t *testing.T) {
+	dir := newDir(t)
+	lock, err := Acquire(dir)
+	ok(t, err)
+	ln, err := ListenStatus(lock, dir, process.Owner{})
+	ok(t, err)
+	lock.Release()
+	s := run(t, dir, adoptionPlan(dir), func(o *Options) { o.StatusListener = ln })
+	s.awaitStack(t, topology.Ready)
+	observer := NewObserver(dir)
+	t.Cleanup(observer.Close)
+	_, err = observer.Status(t.Context())
+	ok(t, err)
+	const unit = "one"
+	for what, err := range map[string]error{
+		"kill": observer.Kill(t.Context(), unit), "zone off": observer.PowerOff(t.Context(), "a"), "down": observer.Down(t.Context(), false),
+	} {
+		if err == nil {
+			t.Errorf("the observer's socket takes the order %s", what)
+		}
+	}
+	// What was asked through the other socket is told through this one.
+	ok(t, s.client.Stop(t.Context(), unit))
+	st, err := observer.Status(t.Context())
+	ok(t, err)
+	if n := len(st.Actions); n != 1 || st.Actions[0].Verb != "stop" || st.Actions[0].Component != unit || st.Actions[0].Seq != 1 {
+		t.Errorf("orders %+v, want the stop of %s", st.Actions, unit)
+	}
+	info, err := os.Stat(filepath.Join(dir, statusFile))
+	ok(t, err)
+	if info.Mode().Perm() != 0o600 {
+		t.Errorf("mode %v of the status socket, want 0600", info.Mode())
+	}
+	// Its end is seen: the events end.
+	ended := make(chan error, 1)
+	go func() { ended <- observer.Events(context.Background(), func(Event) error { return nil }) }()
+	s.cancel()
+	s.wait(t)
+	select {
+	case <-ended:
+	case <-time.After(limit):
+		t.Error("the stream of events does not end")
+	}
+	if _, err := os.Stat(filepath.Join(dir, statusFile)); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the socket is left: %v", err)
+	}
 }

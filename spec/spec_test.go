@@ -148,7 +148,7 @@ func TestPortOffset(t *testing.T) {
 	p := Default().Local.Ports
 	p.PortOffset = 100
 	got := p.Effective()
-	want := Ports{Gateway: 8580, Postgres: 15532, Redis: 16479, Milvus: 29630, Prometheus: 9590, Alertmanager: 9593}
+	want := Ports{Gateway: 8580, Postgres: 15532, Redis: 16479, Milvus: 29630, Prometheus: 9590, Alertmanager: 9593, Console: 8590}
 	if got != want {
 		t.Errorf("got %+v, want %+v", got, want)
 	}

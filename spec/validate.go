@@ -295,6 +295,7 @@ func (c *checker) ports() {
 		{"milvus", p.Milvus, shifted.Milvus},
 		{"prometheus", p.Prometheus, shifted.Prometheus},
 		{"alertmanager", p.Alertmanager, shifted.Alertmanager},
+		{"console", p.Console, shifted.Console},
 	} {
 		at := "local.ports." + port.name
 		if other, twice := taken[port.used]; twice {

@@ -26,6 +26,22 @@ type Status struct {
 	StartSeconds float64 `json:"startSeconds,omitempty"`
 	// Backup is how PostgreSQL is backed up; nil when it is not.
 	Backup *Backup `json:"backup,omitempty"`
+	// Actions are the last orders that the supervisor got for components and
+	// zones, the newest last.
+	Actions []Action `json:"actions,omitempty"`
+}
+
+// Action is an order for one component or one zone.
+type Action struct {
+	// Seq counts the orders since the supervisor started.
+	Seq int64 `json:"seq"`
+	// Verb is stop, start, restart, kill, pause or resume for a component, and
+	// on, off, cut or heal for a zone.
+	Verb      string `json:"verb"`
+	Component string `json:"component,omitempty"`
+	Zone      string `json:"zone,omitempty"`
+	// AgeSeconds is how long ago it came.
+	AgeSeconds float64 `json:"ageSeconds"`
 }
 
 // Backup is the state of the backups of PostgreSQL.

@@ -87,13 +87,7 @@ func (s *Server) guard(h http.Handler) http.Handler {
 			token = s.Token()
 		}
 		if token == "" {
-			host, _, err := net.SplitHostPort(r.Host)
-			if err != nil {
-				host = r.Host
-			}
-			// Nobody comes to a Unix socket by a name, and its mode says who may.
-			_, unix := r.Context().Value(http.LocalAddrContextKey).(*net.UnixAddr)
-			if ip := net.ParseIP(strings.Trim(host, "[]")); !unix && host != "localhost" && (ip == nil || !ip.IsLoopback()) {
+			if !ByLoopbackName(r) {
 				http.Error(w, "the admin API is called by a loopback address, or with a token", http.StatusForbidden)
 				return
 			}
@@ -108,4 +102,20 @@ func (s *Server) guard(h http.Handler) http.Handler {
 		}
 		h.ServeHTTP(w, r)
 	})
+}
+
+// ByLoopbackName reports whether the request names this machine by a loopback
+// address, or came through a Unix socket, whose mode says who may. A browser that
+// shows a page of another site may come through a name that somebody else
+// resolves.
+func ByLoopbackName(r *http.Request) bool {
+	if _, unix := r.Context().Value(http.LocalAddrContextKey).(*net.UnixAddr); unix {
+		return true
+	}
+	host, _, err := net.SplitHostPort(r.Host)
+	if err != nil {
+		host = r.Host
+	}
+	ip := net.ParseIP(strings.Trim(host, "[]"))
+	return host == "localhost" || ip != nil && ip.IsLoopback()
 }

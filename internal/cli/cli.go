@@ -105,7 +105,7 @@ func (a *app) rootCommand() *cobra.Command {
 		{"backup", "Keep copies of the data:", []*cobra.Command{a.backupCommand()}},
 		{"parts", "Run one part alone:", []*cobra.Command{
 			a.gatewayCommand(), a.pgproxyCommand(), a.redisproxyCommand(), a.loadbalancerCommand(),
-			a.zonelinkCommand(), a.difysimCommand(),
+			a.consoleCommand(), a.zonelinkCommand(), a.difysimCommand(),
 		}},
 	} {
 		root.AddGroup(&cobra.Group{ID: g.id, Title: g.title})

@@ -100,11 +100,15 @@ func (a *app) supervise(ctx context.Context, dataDir, user string, serving func(
 	}
 	opts := supervisorOptions(s)
 	opts.Plan, opts.Dir, opts.Owner, opts.Logger, opts.Serving = plan, dir, owner, log, serving
-	sup, err := local.New(opts)
+	ln, err := local.ListenControl(lock, dir)
 	if err != nil {
 		return err
 	}
-	ln, err := local.ListenControl(lock, dir)
+	if opts.StatusListener, err = local.ListenStatus(lock, dir, owner); err != nil {
+		_ = ln.Close()
+		return err
+	}
+	sup, err := local.New(opts)
 	if err != nil {
 		return err
 	}

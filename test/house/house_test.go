@@ -47,10 +47,10 @@ func packages(t *testing.T) []goPackage {
 // subpackages.
 var layers = [][]string{
 	{"spec", "topology", "availability", "internal/strictyaml", "internal/cron"},
-	{"internal/", "component/internal/", "bench/result", "bench/rig", "bench/postgres"},
-	{"gateway", "pgproxy", "redisproxy", "loadbalancer", "difysim", "component/", "observe", "backup", "audit", "proof"},
+	{"internal/", "component/internal/", "web", "bench/result", "bench/rig", "bench/postgres"},
+	{"gateway", "pgproxy", "redisproxy", "loadbalancer", "difysim", "component/", "observe", "backup", "audit", "proof", "console"},
 	{"proxyconfig"},
-	{"local", "kubernetes", "drill", "console"},
+	{"local", "kubernetes", "drill"},
 	{"internal/cli"},
 	{"cmd/", "bench/"},
 }
