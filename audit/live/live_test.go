@@ -123,6 +123,7 @@ func TestPrometheus(t *testing.T) {
 	host := servertest.LoopbackHost()
 	unit, err := prometheus.Unit(prometheus.Config{
 		Host: host, ScrapeInterval: time.Second, DataDir: filepath.Join(dir, "prometheus"), Owner: owner,
+		Rules: []byte("groups: [{name: redis, rules: [{alert: RedisClusterDown, expr: redis_cluster_state == 0}]}]\n"),
 		Jobs: []prometheus.Job{
 			{Name: "prometheus", Targets: []prometheus.Target{{Address: host + ":9090", Component: "prometheus"}}},
 			{Name: "lost", Targets: []prometheus.Target{{Address: host + ":1", Component: "lost"}}},
